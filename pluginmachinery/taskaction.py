@@ -1,0 +1,92 @@
+"""``TaskAction`` (``flyte.org/v1``) as it is on the wire: the object that stands for one task.
+
+Only what propfan reads or writes is declared; other fields pass through untouched, because status
+is written by merge patches of these fields alone. Bytes are base64 in JSON.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Final
+
+import msgspec
+
+from propfan.pluginmachinery.kubernetes_plugin import ObjectMeta
+
+FINALIZER: Final = "flyte.org/plugin-finalizer"
+TERMINATION_STATUS_LABEL: Final = "flyte.org/termination-status"
+COMPLETED_TIME_LABEL: Final = "flyte.org/completed-time"
+MANAGED_LABEL: Final = "flyte.org/managed"
+ABORT_ANNOTATION: Final = "propfan.dev/abort"
+"""Its value is the reason: the task is aborted and its object kept, unlike with a deletion."""
+
+
+class TaskActionSpec(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True):
+    """What shall run. ``task_template`` is a serialised ``core.TaskTemplate``."""
+
+    run_name: str = ""
+    project: str = ""
+    domain: str = ""
+    action_name: str = ""
+    parent_action_name: str | None = None
+    action_type: str = ""
+    condition_spec: bytes | None = None
+    input_uri: str = ""
+    run_output_base: str = ""
+    cache_key: str = ""
+    task_type: str = ""
+    short_name: str = ""
+    task_template: bytes | None = None
+    env_vars: Mapping[str, str] = {}
+    interruptible: bool | None = None
+    group: str = ""
+
+
+class Condition(msgspec.Struct, frozen=True, rename="camel"):
+    """``metav1.Condition``; ``status`` is ``True``, ``False`` or ``Unknown``."""
+
+    type: str
+    status: str
+    reason: str
+    message: str
+    last_transition_time: datetime
+
+
+class PhaseHistoryEntry(msgspec.Struct, frozen=True, rename="camel"):
+    phase: str
+    occurred_at: datetime
+    message: str = ""
+
+
+class ErrorState(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Why the task failed; ``kind`` is ``USER``, ``SYSTEM`` or empty."""
+
+    code: str = ""
+    kind: str = ""
+    message: str = ""
+
+
+class TaskActionStatus(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True):
+    """Where it stands. ``attempts`` counts from 1; 0 is unset and means 1."""
+
+    state_json: str = ""
+    plugin_state: bytes | None = None
+    plugin_state_version: int = 0
+    plugin_phase: str = ""
+    plugin_phase_version: int = 0
+    attempts: int = 0
+    system_failures: int = 0
+    cache_status: str = ""
+    conditions: Sequence[Condition] = ()
+    phase_history: Sequence[PhaseHistoryEntry] = ()
+    error_state: ErrorState | None = None
+    signal_value: bytes | None = None
+    signalled_by: str = ""
+    signalled_at: datetime | None = None
+
+
+class TaskAction(msgspec.Struct, frozen=True, rename="camel"):
+    metadata: ObjectMeta
+    spec: TaskActionSpec = TaskActionSpec()
+    status: TaskActionStatus = TaskActionStatus()
