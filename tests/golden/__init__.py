@@ -1,0 +1,1 @@
+"""Recorded cases of the Flyte 2 backend, replayed against propfan: ``python -m tests.golden``."""
