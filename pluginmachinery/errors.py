@@ -4,6 +4,7 @@
 
     PropfanError
       ConfigError                 a configuration or an argument is wrong; field
+        NameTooLongError          no name fits the bound; result
       PluginError                 refused at registration; plugin, field, rule
       TaskError                   about one task; code (the string that clients see)
         PermanentError            it can never succeed; the engine does not retry
@@ -59,6 +60,18 @@ class ConfigError(PropfanError):
         super().__init__(f"{field}: {problem}" if field else problem)
         self.field = field
         self.problem = problem
+
+
+class NameTooLongError(ConfigError):
+    """Even the hash of a name is longer than the bound.
+
+    Attributes:
+        result: That hash, for a caller that can live with its length.
+    """
+
+    def __init__(self, result: str) -> None:
+        super().__init__("", "max Length is too small, cannot create an encoded string that is so small")
+        self.result = result
 
 
 class PluginError(PropfanError):
