@@ -12,26 +12,24 @@ from setuptools import Extension, find_packages, setup
 
 FOLDERS = ("engine", "pluginmachinery", "plugins", "_speedups")
 SPEEDUPS = Path("_speedups")
+DATA = ("css", "html", "js", "json", "svg", "yaml")
 
 
 def packages() -> list[str]:
-    found = []
-    for folder in FOLDERS:
-        found.append(f"propfan.{folder}")
-        found += [f"propfan.{folder}.{name}" for name in find_packages(folder)]
-    return found
+    """Each folder as ``propfan.<folder>``, and the packages within."""
+    inner = [f"{folder}.{name}" for folder in FOLDERS for name in find_packages(folder)]
+    return [f"propfan.{name}" for name in (*FOLDERS, *inner)]
 
 
 def extensions() -> list[Extension]:
     """Every ``.pyx``, and every ``.py`` that has a ``.pxd`` beside it."""
     if os.environ.get("PROPFAN_PURE") == "1":
         return []
-    from Cython.Build import cythonize
+    from Cython.Build import cythonize  # only a build that compiles needs it
 
-    sources = sorted(
-        [*SPEEDUPS.glob("*.pyx"), *(p.with_suffix(".py") for p in SPEEDUPS.glob("*.pxd") if p.with_suffix(".py").exists())]
-    )
-    modules = [Extension(f"propfan._speedups.{p.stem}", [str(p)], extra_compile_args=["-O3"]) for p in sources]
+    typed = (path.with_suffix(".py") for path in SPEEDUPS.glob("*.pxd"))
+    sources = sorted([*SPEEDUPS.glob("*.pyx"), *filter(Path.exists, typed)])
+    modules = [Extension(f"propfan._speedups.{path.stem}", [str(path)], extra_compile_args=["-O3"]) for path in sources]
     return cythonize(
         modules,
         build_dir="build/cython",
@@ -42,7 +40,7 @@ def extensions() -> list[Extension]:
 setup(
     packages=packages(),
     package_dir={f"propfan.{folder}": folder for folder in FOLDERS},
-    package_data={"propfan._speedups": ["*.pxd", "*.pyx", "*.pyi"], **{f"propfan.{f}": ["py.typed"] for f in FOLDERS}},
+    package_data={"": ["py.typed", "*.pxd", "*.pyx", "*.pyi", *(f"**/*.{kind}" for kind in DATA)]},
     ext_modules=extensions(),
     zip_safe=False,
 )
