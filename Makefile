@@ -40,6 +40,7 @@ bench: $(INSTALLED) ## Run every benchmark suite briefly (ARGS="NAME" runs one i
 	$(BIN)/python -m benchmarks $(or $(ARGS),all --quick)
 
 wheel: $(INSTALLED) ## Build a wheel with the compiled modules into dist/
+	rm -rf build/lib* build/bdist*
 	$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir dist .
 
 clean: ## Remove what was built and installed; nothing that is kept in git
