@@ -8,6 +8,7 @@
       PluginError                 refused at registration; plugin, field, rule
       TaskError                   about one task; code (the string that clients see)
         PermanentError            it can never succeed; the engine does not retry
+          PluginNotFoundError     no plugin runs its type; task_type
         TransientError            it may succeed later; retry_after_s
       DecodeError                 bytes from outside that are not what they should be
       StorageError                an object store did not do what was asked; path
@@ -125,6 +126,16 @@ class BadTaskSpecificationError(PermanentError):
 
     def __init__(self, message: str) -> None:
         super().__init__(BAD_TASK_SPECIFICATION, message)
+
+
+class PluginNotFoundError(PermanentError):
+    """No plugin runs the task's type; always code ``PluginNotFound``."""
+
+    def __init__(self, task_type: str) -> None:
+        super().__init__(
+            "PluginNotFound", f'no plugin registered for task type "{task_type}" and no default plugin available'
+        )
+        self.task_type = task_type
 
 
 class DecodeError(PropfanError):

@@ -1,0 +1,241 @@
+"""Which plugin runs a task type, found, checked and loaded before the first task.
+
+A *registry* is filled with *entries*, by hand or from installed distributions
+(``Registry.discover``), then every plugin is loaded (``Registry.load``), then task types are
+resolved. What is wrong with a plugin is a ``PluginError`` that names plugin, field and rule, and
+costs that plugin only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from importlib import metadata
+from typing import Final
+
+import msgspec
+
+from propfan.pluginmachinery import entries
+from propfan.pluginmachinery.entries import (
+    CorePluginEntry,
+    KubernetesPluginEntry,
+    LoadedClusterPlugin,
+    LoadedCorePlugin,
+    LoadedKubernetesPlugin,
+    LoadedPlugin,
+    LoadedWebPlugin,
+    PluginEntry,
+    SetupContext,
+    WebPluginEntry,
+)
+from propfan.pluginmachinery.errors import ConfigError, PluginError, PluginNotFoundError
+
+__all__ = [
+    "ENTRY_POINT_GROUP",
+    "CorePluginEntry",
+    "KubernetesPluginEntry",
+    "LoadedClusterPlugin",
+    "LoadedCorePlugin",
+    "LoadedKubernetesPlugin",
+    "LoadedPlugin",
+    "LoadedWebPlugin",
+    "PluginDescription",
+    "PluginEntry",
+    "Registry",
+    "SetupContext",
+    "WebPluginEntry",
+]
+
+ENTRY_POINT_GROUP: Final = "propfan.plugins"
+"""Where a distribution offers its entries: each entry point is an entry, or a collection of them."""
+
+
+class PluginDescription(msgspec.Struct, frozen=True):
+    """One line of ``propfan plugins``.
+
+    Attributes:
+        contract: ``kubernetes``, ``cluster``, ``core`` or ``web``.
+        task_types: Those that are routed to it, sorted.
+        watched: ``<plural>.<group>`` of its objects; empty when it has none.
+        origin: Name and version of the distribution it was found in; empty when registered by hand.
+        error: Why it could not be loaded; empty when it could, or when nobody tried.
+    """
+
+    id: str
+    contract: str
+    task_types: tuple[str, ...]
+    watched: str
+    is_default: bool
+    is_loaded: bool
+    origin: str
+    error: str
+
+
+class Registry:
+    """All plugins of one engine.
+
+    Args:
+        default_for_task_types: Task type to plugin id: decides between several plugins that serve
+            a type, and routes further types to a plugin.
+        default_plugin: Id of the plugin that runs types nobody serves, before any ``is_default``;
+            without one such a type is refused.
+    """
+
+    def __init__(self, default_for_task_types: Mapping[str, str] | None = None, default_plugin: str = "") -> None:
+        self._routes: Final = dict(default_for_task_types or {})
+        self._default_plugin: Final = default_plugin
+        self._entries: Final[dict[str, PluginEntry]] = {}
+        self._origins: Final[dict[str, str]] = {}
+        self._servers: Final[dict[str, str]] = {}
+        self._loaded: dict[str, LoadedPlugin] = {}
+        self._failures: dict[str, PluginError] = {}
+
+    @property
+    def plugins(self) -> tuple[LoadedPlugin, ...]:
+        """Those that are loaded, in the order of their registration."""
+        return tuple(self._loaded.values())
+
+    def register(self, entry: PluginEntry) -> None:
+        """Adds a plugin; an instance is checked at once, what makes one when it is loaded.
+
+        Raises:
+            PluginError: the entry breaks a rule, or collides with one that is there; nothing is changed.
+        """
+        self._register(entry, "")
+
+    def discover(self) -> tuple[PluginError, ...]:
+        """Registers what installed distributions offer as ``propfan.plugins``, in the order of their names.
+
+        Returns:
+            What was refused and why; a distribution at fault stops no other.
+        """
+        refused: list[PluginError] = []
+        points = metadata.entry_points(group=ENTRY_POINT_GROUP)
+        for point in sorted(points, key=lambda point: (_origin(point), point.name)):
+            try:
+                for entry in _offered(point):
+                    try:
+                        self._register(entry, _origin(point))
+                    except PluginError as error:
+                        refused.append(error)
+            except PluginError as error:
+                refused.append(error)
+        return tuple(refused)
+
+    def load(self, setup: SetupContext) -> tuple[PluginError, ...]:
+        """Makes every registered plugin; again makes them anew.
+
+        Returns:
+            Why plugins could not be loaded; a plugin at fault stops no other.
+
+        Raises:
+            ConfigError: the defaults name a plugin that is not registered.
+        """
+        for task_type, plugin in self._routes.items():
+            self._check_known(f"default-for-task-types.{task_type}", plugin)
+        if self._default_plugin:
+            self._check_known("default-plugin", self._default_plugin)
+        loaded: dict[str, LoadedPlugin] = {}
+        failures: dict[str, PluginError] = {}
+        for entry in self._entries.values():
+            try:
+                loaded[entry.id] = entries.load(entry, setup)
+            except PluginError as error:
+                failures[entry.id] = error
+        self._loaded, self._failures = loaded, failures
+        return tuple(failures.values())
+
+    def resolve(self, task_type: str) -> LoadedPlugin:
+        """The plugin that runs ``task_type``.
+
+        Raises:
+            PluginNotFoundError: none serves it and there is no default plugin.
+            PluginError: the one that serves it could not be loaded; never another one in its place.
+        """
+        plugin = self._routes.get(task_type) or self._servers.get(task_type) or self._default_id()
+        if plugin is None:
+            raise PluginNotFoundError(task_type)
+        loaded = self._loaded.get(plugin)
+        if loaded is None:
+            raise self._failures.get(plugin) or PluginError(plugin, "load", "is not loaded: call Registry.load first")
+        return loaded
+
+    def describe(self) -> tuple[PluginDescription, ...]:
+        """All registered plugins, in the order of their registration."""
+        routes = self._servers | self._routes
+        default = self._default_id()
+        return tuple(
+            PluginDescription(
+                id=entry.id,
+                contract=_contract(entry),
+                task_types=tuple(sorted(t for t, plugin in routes.items() if plugin == entry.id)),
+                watched=str(entry.watched) if isinstance(entry, KubernetesPluginEntry) else "",
+                is_default=entry.id == default,
+                is_loaded=entry.id in self._loaded,
+                origin=self._origins[entry.id],
+                error=str(self._failures.get(entry.id, "")),
+            )
+            for entry in self._entries.values()
+        )
+
+    def _register(self, entry: PluginEntry, origin: str) -> None:
+        entries.check(entry)
+        self._check_collisions(entry)
+        self._entries[entry.id] = entry
+        self._origins[entry.id] = origin
+        for task_type in entry.task_types:
+            self._servers.setdefault(task_type, entry.id)
+
+    def _check_collisions(self, entry: PluginEntry) -> None:
+        if entry.id in self._entries:
+            where = self._origins[entry.id] or "this program"
+            raise PluginError(entry.id, "id", f"is taken by a plugin of {where}")
+        for task_type in entry.task_types:
+            server = self._servers.get(task_type)
+            if server is not None and self._routes.get(task_type) not in (server, entry.id):
+                raise PluginError(
+                    entry.id,
+                    "task_types",
+                    f"'{task_type}' is served by plugin '{server}' already; "
+                    f"choose one of them by default-for-task-types.{task_type}",
+                )
+        default = next((other.id for other in self._entries.values() if other.is_default), None)
+        if entry.is_default and default is not None:
+            raise PluginError(entry.id, "is_default", f"plugin '{default}' is the default already")
+
+    def _default_id(self) -> str | None:
+        if self._default_plugin:
+            return self._default_plugin
+        return next((entry.id for entry in self._entries.values() if entry.is_default), None)
+
+    def _check_known(self, field: str, plugin: str) -> None:
+        if plugin not in self._entries:
+            known = ", ".join(sorted(self._entries)) or "none"
+            raise ConfigError(field, f"there is no plugin '{plugin}'; registered are: {known}")
+
+
+def _origin(point: metadata.EntryPoint) -> str:
+    return f"{point.dist.name} {point.dist.version}" if point.dist is not None else ""
+
+
+def _offered(point: metadata.EntryPoint) -> Iterator[PluginEntry]:
+    """The entries behind an entry point, which may be anything that others wrote."""
+    name = f"{point.name} ({_origin(point)})"
+    try:
+        found = point.load()
+        offered = (found,) if isinstance(found, PluginEntry) else tuple(found)
+    except (Exception, SystemExit) as error:
+        raise PluginError(name, point.value, f"can not be loaded: {type(error).__name__}: {error}") from error
+    for entry in offered:
+        if not isinstance(entry, PluginEntry):
+            raise PluginError(name, point.value, f"must be plugin entries, is {type(entry).__name__}")
+        yield entry
+
+
+def _contract(entry: PluginEntry) -> str:
+    match entry:
+        case KubernetesPluginEntry():
+            return "kubernetes" if entry.load is not None else "cluster"
+        case CorePluginEntry():
+            return "core"
+        case WebPluginEntry():
+            return "web"
