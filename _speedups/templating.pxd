@@ -1,0 +1,5 @@
+cimport cython
+
+
+@cython.locals(filled=list)
+cpdef list fill(tuple plan, list values)
