@@ -8,6 +8,7 @@ import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from propfan.pluginmachinery import objects
 from propfan.pluginmachinery.errors import PermanentError
 from propfan.pluginmachinery.kubernetes_plugin import POD, Kind, ObjectMeta, RenderedObject
@@ -183,6 +184,8 @@ def test_every_json_object_survives(spec: dict[str, Any]) -> None:
     assert render(HEAD | {"spec": spec})["spec"] == spec
 
 
-@given(st.recursive(st.none() | st.integers() | st.binary() | st.text() | st.sets(st.integers()), st.lists))
+@given(
+    st.recursive(st.none() | st.integers() | st.binary() | st.text() | st.sets(st.integers()), st.lists, max_leaves=5)
+)
 def test_anything_else_is_a_permanent_error(built: object) -> None:
     assert fault(built)
