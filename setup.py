@@ -29,7 +29,9 @@ def extensions() -> list[Extension]:
 
     typed = (path.with_suffix(".py") for path in SPEEDUPS.glob("*.pxd"))
     sources = sorted([*SPEEDUPS.glob("*.pyx"), *filter(Path.exists, typed)])
-    modules = [Extension(f"propfan._speedups.{path.stem}", [str(path)], extra_compile_args=["-O3"]) for path in sources]
+    modules = [
+        Extension(f"propfan._speedups.{path.stem}", [str(path)], extra_compile_args=["-O3", "-g0"]) for path in sources
+    ]
     return cythonize(
         modules,
         build_dir="build/cython",
