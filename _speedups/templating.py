@@ -6,6 +6,19 @@ Segments = tuple[str | int, ...]
 """Literal text, and indexes into the values."""
 
 
+def are_plain(used: tuple[int, ...], values: list[str]) -> bool:
+    """Whether none of the used values is empty or has a brace, so that none can become a placeholder.
+
+    Raises:
+        IndexError: an index beyond ``values``.
+    """
+    for index in used:
+        value = values[index]
+        if not value or "{" in value:
+            return False
+    return True
+
+
 def fill(plan: tuple[str | int | Segments, ...], values: list[str]) -> list[str]:
     """One string for each entry of ``plan``.
 

@@ -48,6 +48,7 @@ _NAMES: Final = (
     "Namespace",
 )
 _INPUT_USES_FROM: Final = len(_NAMES)
+_UNIQUE_KEY: Final = _NAMES.index("PerRetryUniqueKey")
 _TASK_TEMPLATE_PATH: Final = _NAMES.index("TaskTemplatePath")
 
 _NO_PREVIOUS_CHECKPOINT: Final = '""'
@@ -130,7 +131,10 @@ class CompiledTemplates(msgspec.Struct, frozen=True):
             return []
         values = _values(parameters)
         inputs = parameters.inputs
-        if self.plan is not None and all(values[i] and "{" not in values[i] for i in self.used):
+        is_plain = self.plan is not None and templating.are_plain(self.used, values)
+        if not is_plain or _UNIQUE_KEY in self.used:
+            values[_UNIQUE_KEY] = _unique_key(parameters.generated_name)
+        if self.plan is not None and is_plain:
             if not self.input_uses:
                 return templating.fill(self.plan, values)
             if not isinstance(inputs, Exception):
@@ -185,6 +189,7 @@ def _segments(string: str, input_uses: list[InputUse]) -> templating.Segments:
 
 
 def _values(parameters: TemplateParameters) -> list[str]:
+    """By row; the generated name still as it is."""
     paths = parameters.paths
     if paths is None:
         raise PermanentError("", "input reader and output path cannot be nil")
@@ -195,10 +200,14 @@ def _values(parameters: TemplateParameters) -> list[str]:
         paths.raw_output_prefix,
         paths.previous_checkpoints_prefix or _NO_PREVIOUS_CHECKPOINT,
         paths.checkpoint_prefix,
-        _NO_KEY_PART.sub("_", _NO_KEY_START.sub("a", parameters.generated_name)),
+        parameters.generated_name,
         paths.task_template,
         parameters.namespace,
     ]
+
+
+def _unique_key(generated_name: str) -> str:
+    return _NO_KEY_PART.sub("_", _NO_KEY_START.sub("a", generated_name))
 
 
 def _input_texts(uses: Sequence[InputUse], inputs: LiteralMap | None) -> list[str] | None:
