@@ -6,9 +6,12 @@ import ast
 import importlib
 import re
 import sys
+import tomllib
 import types
 from collections.abc import Iterator
+from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -43,6 +46,16 @@ def sources(*folders: str) -> list[str]:
 
 def read(path: str) -> str:
     return (ROOT / path).read_text(encoding="utf-8")
+
+
+def project() -> dict[str, Any]:
+    table: dict[str, Any] = tomllib.loads(read("pyproject.toml"))["project"]
+    return table
+
+
+def distribution(name: str) -> str:
+    """The normal form of a distribution's name, or of a requirement's first word (PEP 503)."""
+    return re.sub(r"[-_.]+", "-", re.split(r"[^\w.-]", name)[0]).lower()
 
 
 def imported_roots(path: str) -> Iterator[str]:
@@ -101,7 +114,7 @@ def test_heavy_packages_are_imported_only_where_listed(package: str) -> None:
 
 
 def test_speedups_import_only_the_standard_library_and_msgspec() -> None:
-    allowed = sys.stdlib_module_names | {"cython", "msgspec", "propfan._speedups"}
+    allowed = sys.stdlib_module_names | {"msgspec", "propfan._speedups"}
     found = {
         (path, root) for path in sources("_speedups") if path.endswith((".py", ".pyi")) for root in imported_roots(path)
     }
@@ -119,3 +132,23 @@ def test_plugins_open_no_files_and_read_no_clock(path: str) -> None:
     calls = [node.func for node in ast.walk(ast.parse(read(path))) if isinstance(node, ast.Call)]
     assert [call.lineno for call in calls if isinstance(call, ast.Attribute) and call.attr in CLOCK_READS] == []
     assert [call.lineno for call in calls if isinstance(call, ast.Name) and call.id == "open"] == []
+
+
+def test_every_import_is_a_declared_requirement() -> None:
+    table = project()
+    declared = {distribution(name) for name in (*table["dependencies"], *table["optional-dependencies"]["flyte"])}
+    ours = {f"propfan.{folder}" for folder in PACKAGES}
+    roots = {root for path in sources(*PACKAGES) if path.endswith(".py") for root in imported_roots(path)}
+    sold_by = metadata.packages_distributions()
+    undeclared = {
+        root
+        for root in roots - ours - sys.stdlib_module_names
+        if not declared & {distribution(name) for name in sold_by.get(root, ())}
+    }
+    assert undeclared == set()
+
+
+def test_every_plugin_family_is_offered_as_an_entry_point() -> None:
+    offered = {target.partition(":")[0] for target in project()["entry-points"]["propfan.plugins"].values()}
+    families = {f"propfan.plugins.{path.parent.name}" for path in (ROOT / "plugins").glob("*/__init__.py")}
+    assert offered == families
