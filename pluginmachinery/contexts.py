@@ -157,7 +157,8 @@ class InputReader(Protocol):
         """All inputs; ``None`` when the task has none.
 
         Raises:
-            StorageError: they can not be read now.
+            StorageError: they are not there or can not be read now.
+            PermanentError: they are larger than the limit.
             DecodeError: they are not a literal map.
         """
         ...
@@ -175,11 +176,21 @@ class OutputReader(Protocol):
         ...
 
     async def exists(self) -> bool:
-        """Whether ``outputs.pb`` is there and within the size limit."""
+        """Whether ``outputs.pb`` is there.
+
+        Raises:
+            PermanentError: it is larger than the limit.
+            StorageError: the store does not say.
+        """
         ...
 
     async def read(self) -> bytes:
-        """``outputs.pb`` as it is."""
+        """``outputs.pb`` as it is.
+
+        Raises:
+            PermanentError: it is larger than the limit.
+            StorageError: it is not there or can not be read now.
+        """
         ...
 
 
@@ -339,5 +350,3 @@ class CoreContext(TaskContext, Protocol):
     def put_state(self, version: int, state: bytes) -> None:
         """Visible in the next round; only the last call counts."""
         ...
-
-
