@@ -1,0 +1,89 @@
+"""Where an attempt reads and writes, in an object store.
+
+::
+
+    s3://bucket/x7/org/p/d/r4x/a1/2/          output prefix and raw output prefix of attempt 2
+        outputs.pb  error.pb  report.html     what the task leaves behind
+        task.pb                               its template, stored when the command asks for it
+        _flytecheckpoints/                    its checkpoints
+    s3://bucket/x7/org/p/d/r4x/a1/1/_flytecheckpoints/    those of the attempt before
+
+The two characters after the bucket are a shard: object stores split their index by prefix, so that runs
+that begin together would otherwise meet on one server.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from propfan.pluginmachinery.contexts import IOPaths
+from propfan.pluginmachinery.names import fnv1a
+
+INPUTS_FILE: Final = "inputs.pb"
+OUTPUTS_FILE: Final = "outputs.pb"
+ERROR_FILE: Final = "error.pb"
+REPORT_FILE: Final = "report.html"
+TASK_TEMPLATE_FILE: Final = "task.pb"
+CHECKPOINT_FOLDER: Final = "_flytecheckpoints"
+"""All six as Flyte's SDKs know them."""
+
+_SHARD_DIGITS: Final = "abcdefghijklmnopqrstuvwxyz0123456789"
+
+
+def join(prefix: str, *keys: str) -> str:
+    """``keys`` below ``prefix``, each without its outer slashes; empty ones leave no trace."""
+    below = "/".join(filter(None, [key.strip("/") for key in keys]))
+    return f"{prefix}{below}" if prefix.endswith("/") or not below else f"{prefix}/{below}"
+
+
+def shard_of(text: str) -> str:
+    """One of 1296 two-character shards, evenly spread and always the same for one text."""
+    high, low = divmod(int.from_bytes(fnv1a(text.encode()), "big") % 36**2, 36)
+    return _SHARD_DIGITS[high] + _SHARD_DIGITS[low]
+
+
+def with_shard(uri: str, shard: str) -> str:
+    """``uri`` with ``shard`` as the first folder of its bucket; unchanged when it has no bucket.
+
+    A ``file:///`` or ``memory:///`` URI has none: there the first folder is not ours to name.
+    """
+    scheme, separator, rest = uri.partition("://")
+    bucket, _, key = rest.partition("/")
+    if not separator or not bucket:
+        return uri
+    return f"{scheme}://{bucket}/{join(shard, key)}"
+
+
+def io_paths(
+    *,
+    input_uri: str,
+    run_output_base: str,
+    namespace: str,
+    name: str,
+    action_name: str,
+    attempt: int,
+    report_file: str = REPORT_FILE,
+) -> IOPaths:
+    """The paths of one attempt of the TaskAction ``namespace/name``.
+
+    Args:
+        input_uri: Of ``inputs.pb``, or of the folder with it.
+        run_output_base: Of the run; each action and attempt has a folder below it.
+        attempt: From 1.
+        report_file: Name of the deck that the task writes.
+    """
+    base = join(with_shard(run_output_base, shard_of(f"{namespace}/{name}")), action_name)
+    prefix = f"{base}/{attempt}"
+    input_prefix = input_uri.removesuffix(f"/{INPUTS_FILE}").rstrip("/")
+    return IOPaths(
+        input_prefix=input_prefix,
+        output_prefix=prefix,
+        raw_output_prefix=prefix,
+        input=f"{input_prefix}/{INPUTS_FILE}",
+        output=f"{prefix}/{OUTPUTS_FILE}",
+        error=f"{prefix}/{ERROR_FILE}",
+        deck=f"{prefix}/{report_file}",
+        checkpoint_prefix=f"{prefix}/{CHECKPOINT_FOLDER}",
+        previous_checkpoints_prefix=f"{base}/{attempt - 1}/{CHECKPOINT_FOLDER}" if attempt > 1 else "",
+        task_template=f"{prefix}/{TASK_TEMPLATE_FILE}",
+    )
