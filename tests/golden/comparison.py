@@ -44,9 +44,7 @@ class _Absent:
 ABSENT: Final = _Absent()
 
 
-def compare(
-    case_input: Mapping[str, Any], expected: Mapping[str, Any], actual: Mapping[str, Any]
-) -> list[Difference]:
+def compare(case_input: Mapping[str, Any], expected: Mapping[str, Any], actual: Mapping[str, Any]) -> list[Difference]:
     """Every difference, depth first; empty when the outputs agree."""
     mutated = expected.get("template_mutated") is True
     wanted = {name: value for name, value in expected.items() if name != "template_mutated"}
@@ -66,9 +64,7 @@ def _walk(path: str, expected: Any, actual: Any, dollar_paths: list[str], found:
             _compare_azure_links(path, expected, actual, dollar_paths, found)
         else:
             for name in sorted(expected.keys() | actual.keys()):
-                _walk(
-                    f"{path}.{name}", expected.get(name, ABSENT), actual.get(name, ABSENT), dollar_paths, found
-                )
+                _walk(f"{path}.{name}", expected.get(name, ABSENT), actual.get(name, ABSENT), dollar_paths, found)
     elif isinstance(expected, list) and isinstance(actual, list | tuple):
         for i in range(max(len(expected), len(actual))):
             left = expected[i] if i < len(expected) else ABSENT
@@ -88,9 +84,7 @@ def _same_scalar(expected: Any, actual: Any) -> bool:
     return type(expected) in (int, float, type(None)) and expected == actual
 
 
-def _compare_errors(
-    path: str, expected: Mapping[str, Any], actual: Mapping[str, Any], found: list[Difference]
-) -> None:
+def _compare_errors(path: str, expected: Mapping[str, Any], actual: Mapping[str, Any], found: list[Difference]) -> None:
     if expected["code"] == PANIC:
         found.append(Difference(path, PANIC, actual, PANIC))
         return

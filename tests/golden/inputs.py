@@ -12,6 +12,7 @@ from typing import Any, Final, TypeVar
 import msgspec
 from flyteidl2.core import execution_pb2, literals_pb2, tasks_pb2
 from google.protobuf.message import Message
+
 from propfan.pluginmachinery.contexts import (
     ExecutionErrorDocument,
     ExecutionId,

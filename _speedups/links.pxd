@@ -1,0 +1,26 @@
+cimport cython
+
+cdef class Template:
+    cdef str _first
+    cdef tuple _gaps
+    @cython.locals(gap=tuple, parts=list, value=str)
+    cpdef str fill(self, list values)
+
+cdef class PlainLink:
+    cdef Template _uri, _name, _query
+    cdef tuple _details
+    cdef object _encode
+    cdef bint _only_with_debugger
+
+cdef class PlainLinks:
+    cdef tuple _links, _used
+    cdef object _make
+    @cython.locals(link=PlainLink, log_name=str, uri=str, name=str, rendered=list, value=str)
+    cpdef tuple render(self, list values, bint has_debugger)
+
+cpdef str rfc3339(object when)
+cpdef object unix_seconds(object when)
+cpdef str bare_container_id(str container_id)
+@cython.locals(containers=tuple, statuses=tuple, values=list)
+cpdef list pod_values(object pod, Py_ssize_t index, unsigned int used, object now)
+cpdef object add_identity(list values, unsigned int used, object task_execution_id, object subdomain)
