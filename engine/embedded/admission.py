@@ -1,0 +1,138 @@
+"""What the API server refuses: names, labels, annotations, owners, finalizers, sizes.
+
+The rules and limits are those of apimachinery's ``pkg/util/validation`` and
+``pkg/api/validation``; the size limit is etcd's ``--max-request-bytes``.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import Final
+
+from propfan.engine.cluster import Kind
+from propfan.pluginmachinery.contexts import OwnerReference
+from propfan.pluginmachinery.errors import InvalidError, TooLargeError
+
+MAX_OBJECT_BYTES: Final = 1_572_864
+MAX_NAME_CHARACTERS: Final = 253
+MAX_LABEL_CHARACTERS: Final = 63
+MAX_ANNOTATIONS_BYTES: Final = 262_144
+MAX_KNOWN_STRINGS: Final = 65_536
+
+_label = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?").fullmatch
+_subdomain = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*").fullmatch
+_qualified_part = re.compile(r"[A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?").fullmatch
+
+EMPTY: Final[Mapping[str, str]] = {}
+"""Shared by all objects without labels or annotations."""
+
+
+class Admission:
+    """Validates, and lets objects share the strings that they have in common."""
+
+    def __init__(self) -> None:
+        self._keys: dict[str, str] = {}
+        self._values: dict[str, str] = {}
+
+    def labels(self, target: str, labels: Mapping[str, str] | None) -> Mapping[str, str]:
+        if not labels:
+            return EMPTY
+        return {
+            self._known(self._keys, is_qualified_name, target, "metadata.labels", key): self._known(
+                self._values, is_label_value, target, f"metadata.labels['{key}']", value
+            )
+            for key, value in labels.items()
+        }
+
+    def annotations(self, target: str, annotations: Mapping[str, str] | None) -> Mapping[str, str]:
+        if not annotations:
+            return EMPTY
+        keys = self._keys
+        checked = {
+            self._known(keys, is_qualified_name, target, "metadata.annotations", key.lower()) and key: value
+            for key, value in annotations.items()
+        }
+        size = sum(len(key.encode()) + len(value.encode()) for key, value in annotations.items())
+        if size > MAX_ANNOTATIONS_BYTES:
+            raise InvalidError(
+                target, f"metadata.annotations: {size} bytes in all, the limit is {MAX_ANNOTATIONS_BYTES}"
+            )
+        return checked
+
+    def finalizers(self, target: str, finalizers: Sequence[str] | None) -> Sequence[str]:
+        return tuple(
+            self._known(self._keys, is_qualified_name, target, "metadata.finalizers", name) for name in finalizers or ()
+        )
+
+    def _known(self, known: dict[str, str], is_valid: Callable[[str], bool], target: str, field: str, text: str) -> str:
+        shared = known.get(text)
+        if shared is not None:
+            return shared
+        if not is_valid(text):
+            raise InvalidError(target, f"{field}: {text[:80]!r} is not a {_MEANING[is_valid]}")
+        if len(known) >= MAX_KNOWN_STRINGS:
+            known.clear()
+        known[text] = text
+        return text
+
+
+def name(kind: Kind, namespace: str, name: str) -> None:
+    """Raises InvalidError when the object can not have this name, or not in this namespace."""
+    if not name:
+        raise InvalidError(kind.kind, "metadata.name: required")
+    if len(name) > MAX_NAME_CHARACTERS or _subdomain(name) is None:
+        raise InvalidError(
+            f"{kind.kind} {namespace}/{name[:80]}",
+            "metadata.name: must be a DNS-1123 subdomain: lower case letters, digits, '-' and '.', "
+            f"at most {MAX_NAME_CHARACTERS} characters",
+        )
+    if not kind.namespaced:
+        if namespace:
+            raise InvalidError(f"{kind.kind} {name}", "metadata.namespace: must be empty, the kind has none")
+    elif not namespace or len(namespace) > MAX_LABEL_CHARACTERS or _label(namespace) is None:
+        raise InvalidError(
+            f"{kind.kind} {namespace[:80]}/{name}", "metadata.namespace: must be a DNS-1123 label of 1 to 63 characters"
+        )
+
+
+def owners(target: str, references: Sequence[OwnerReference] | None) -> Sequence[OwnerReference]:
+    if not references:
+        return ()
+    controllers = 0
+    for index, owner in enumerate(references):
+        controllers += owner.controller
+        for field, value in (
+            ("apiVersion", owner.api_version),
+            ("kind", owner.kind),
+            ("name", owner.name),
+            ("uid", owner.uid),
+        ):
+            if not value:
+                raise InvalidError(target, f"metadata.ownerReferences[{index}].{field}: must not be empty")
+    if controllers > 1:
+        raise InvalidError(target, "metadata.ownerReferences: only one may have controller set to true")
+    return tuple(references)
+
+
+def size(target: str, raw: bytes) -> None:
+    if len(raw) > MAX_OBJECT_BYTES:
+        raise TooLargeError(target, f"{len(raw)} bytes, the limit is {MAX_OBJECT_BYTES}")
+
+
+def is_label_value(text: str) -> bool:
+    return not text or (len(text) <= MAX_LABEL_CHARACTERS and _qualified_part(text) is not None)
+
+
+def is_qualified_name(text: str) -> bool:
+    prefix, slash, part = text.rpartition("/")
+    if slash and (len(prefix) > MAX_NAME_CHARACTERS or _subdomain(prefix) is None):
+        return False
+    return len(part) <= MAX_LABEL_CHARACTERS and _qualified_part(part) is not None
+
+
+_MEANING: Final[dict[Callable[[str], bool], str]] = {
+    is_label_value: "label value: at most 63 letters, digits, '-', '_' and '.', a letter or digit at both ends",
+    is_qualified_name: "qualified name: an optional DNS-1123 subdomain and '/', then at most 63 letters, digits, "
+    "'-', '_' and '.', a letter or digit at both ends",
+}

@@ -1,0 +1,144 @@
+"""How an object is kept: one JSON text in a fixed order, with the places where it can be cut.
+
+``{"apiVersion":…,"kind":…,"metadata":{…}`` ``,"spec":{…} …`` ``,"status":{…}`` ``}``. A change of the
+status splices new metadata and status around a spec that is never decoded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Any, Final
+
+import msgspec
+
+from propfan.engine.cluster import Kind, ObjectMeta, ObservedObject
+from propfan.pluginmachinery.contexts import OwnerReference
+from propfan.pluginmachinery.errors import BadRequestError, InvalidError
+
+encode: Final = msgspec.json.Encoder().encode
+_decode_members: Final = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
+
+
+class StoredObject(ObservedObject, frozen=True, gc=False):
+    """An object as of one resourceVersion.
+
+    Attributes:
+        id: Row in the database; never reused.
+        body_at: Where the members after ``metadata`` begin in ``raw``, at their comma.
+        status_at: Where the status begins in ``raw``, at its comma; at the last brace when there is none.
+    """
+
+    id: int
+    body_at: int
+    status_at: int
+
+    @property
+    def key(self) -> tuple[str, str]:
+        return self.metadata.namespace, self.metadata.name
+
+    @property
+    def body(self) -> bytes:
+        return self.raw[self.body_at : self.status_at]
+
+    @property
+    def status_member(self) -> bytes:
+        return self.raw[self.status_at : -1]
+
+    @property
+    def status(self) -> bytes:
+        """The status alone; an empty object when there is none."""
+        return self.raw[self.status_at + len(STATUS) : -1] or b"{}"
+
+
+STATUS: Final = b',"status":'
+
+
+class SentMeta(msgspec.Struct, rename="camel"):
+    """``metadata`` as clients send it. Go clients write unset members as ``null``."""
+
+    name: str | None = None
+    namespace: str | None = None
+    uid: str | None = None
+    resource_version: str | None = None
+    labels: Mapping[str, str] | None = None
+    annotations: Mapping[str, str] | None = None
+    owner_references: Sequence[OwnerReference] | None = None
+    finalizers: Sequence[str] | None = None
+
+
+class Sent(msgspec.Struct):
+    """A whole object as a client sends it. ``body`` is laid out as in ``StoredObject``."""
+
+    metadata: SentMeta
+    body: bytes
+
+
+decode_metadata: Final = msgspec.json.Decoder(ObjectMeta).decode
+_decode_sent_meta: Final = msgspec.json.Decoder(SentMeta).decode
+
+
+def head(kind: Kind) -> bytes:
+    """All that comes before the metadata of an object of this kind."""
+    return encode({"apiVersion": kind.api_version, "kind": kind.kind})[:-1] + b',"metadata":'
+
+
+def assemble(kind: Kind, head: bytes, row: int, metadata: ObjectMeta, body: bytes, status: bytes) -> StoredObject:
+    encoded = encode(metadata)
+    body_at = len(head) + len(encoded)
+    raw = b"".join((head, encoded, body, status, b"}"))
+    return StoredObject(kind, metadata, raw, row, body_at, body_at + len(body))
+
+
+def parse(kind: Kind, text: bytes) -> Sent:
+    """An object to create. A status in it is dropped, as the API server does.
+
+    Raises:
+        BadRequestError: it is not JSON, or of another kind.
+        InvalidError: its metadata is not ``metav1.ObjectMeta``.
+    """
+    try:
+        str(text, "utf-8")
+        if b'": ' in text or b"\n" in text:
+            text = msgspec.json.format(text, indent=-1)  # a merge compares texts
+        members = _decode_members(text)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise BadRequestError(f"{kind.kind}", f"the body is not a JSON object: {error}") from error
+    for name, wanted in (("apiVersion", kind.api_version), ("kind", kind.kind)):
+        found = members.pop(name, None)
+        if found is None or bytes(found) != encode(wanted):
+            got = "is missing" if found is None else f"is {bytes(found)[:80].decode()}"
+            raise BadRequestError(f"{kind.kind}", f"{name} {got}, it must be {wanted!r} for {kind}")
+    members.pop("status", None)
+    meta = parse_meta(kind.kind, members.pop("metadata", msgspec.Raw(b"{}")))
+    return Sent(meta, b"," + encode(members)[1:-1] if members else b"")
+
+
+def parse_meta(target: str, text: bytes | msgspec.Raw) -> SentMeta:
+    try:
+        return _decode_sent_meta(text)
+    except msgspec.DecodeError as error:
+        raise InvalidError(target, f"metadata: {error}") from error
+
+
+def parse_patch(target: str, patch: Mapping[str, Any] | msgspec.Struct) -> dict[str, msgspec.Raw]:
+    """The members of the patch as JSON.
+
+    Raises:
+        BadRequestError: it is not a JSON object.
+    """
+    try:
+        return _decode_members(encode(patch))
+    except (TypeError, ValueError, RecursionError, msgspec.MsgspecError) as error:
+        raise BadRequestError(target, f"the patch is not a JSON object: {error}") from error
+
+
+def with_version(stored: StoredObject, head: bytes, version: str) -> StoredObject:
+    """The same object under another resourceVersion."""
+    metadata = msgspec.structs.replace(stored.metadata, resource_version=version)
+    return assemble(stored.kind, head, stored.id, metadata, stored.body, stored.status_member)
+
+
+def seconds(moment: datetime) -> datetime:
+    """As precise as ``metav1.Time``."""
+    return moment.replace(microsecond=0)

@@ -1,0 +1,169 @@
+"""The objects in memory, and the indexes that are kept with them.
+
+``Tables.replace`` is the one place where anything changes, and it undoes itself when called with
+its arguments swapped.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Final
+
+import msgspec
+
+from propfan.engine.cluster import Kind
+from propfan.engine.embedded import objects
+from propfan.engine.embedded.objects import StoredObject
+from propfan.engine.embedded.watching import History, Selector
+
+MIN_INDEXED_OBJECTS: Final = 64
+"""Below, looking at every object is as quick."""
+
+
+class Table:
+    """The objects of one kind, by namespace and name."""
+
+    def __init__(self, kind: Kind, version: int) -> None:
+        self.kind = kind
+        self.head = objects.head(kind)
+        self.stored_kind = msgspec.json.encode(kind).decode()
+        self.history = History(version)
+        self.namespaces: dict[str, dict[str, StoredObject]] = {}
+        self.by_label: dict[str, dict[str, set[tuple[str, str]]]] = {}
+        """Label key to value to the objects that have it; only for keys that were asked for."""
+
+    def get(self, namespace: str, name: str) -> StoredObject | None:
+        names = self.namespaces.get(namespace)
+        return names.get(name) if names is not None else None
+
+    def __iter__(self) -> Iterator[StoredObject]:
+        for names in self.namespaces.values():
+            yield from names.values()
+
+    def select(self, selector: Selector, unseen: Mapping[tuple[str, str], StoredObject | None]) -> list[StoredObject]:
+        """In the order of namespace and name. ``unseen`` is what to show in place of what is pending."""
+        found = [stored for stored in self._candidates(selector) if selector.matches(stored.metadata)]
+        if unseen:
+            found = [stored for stored in found if stored.key not in unseen]
+            found += [stored for stored in unseen.values() if stored is not None and selector.matches(stored.metadata)]
+        return sorted(found, key=_key)
+
+    def _candidates(self, selector: Selector) -> Sequence[StoredObject] | Iterator[StoredObject]:
+        if selector.namespace and len(self.namespaces.get(selector.namespace, ())) < MIN_INDEXED_OBJECTS:
+            return list(self.namespaces.get(selector.namespace, {}).values())
+        if not selector.items:
+            return iter(self)
+        keys = min((self._labelled(key, value) for key, value in selector.items), key=len)
+        return [self.namespaces[namespace][name] for namespace, name in keys]
+
+    def _labelled(self, key: str, value: str) -> set[tuple[str, str]]:
+        values = self.by_label.get(key)
+        if values is None:
+            values = self.by_label[key] = {}
+            for stored in self:
+                found = stored.metadata.labels.get(key)
+                if found is not None:
+                    values.setdefault(found, set()).add(stored.key)
+        return values.get(value, _NONE)
+
+    def relabel(self, key: tuple[str, str], before: Mapping[str, str], after: Mapping[str, str]) -> None:
+        for label, values in self.by_label.items():
+            old, new = before.get(label), after.get(label)
+            if old == new:
+                continue
+            if old is not None:
+                values[old].discard(key)
+                if not values[old]:
+                    del values[old]
+            if new is not None:
+                values.setdefault(new, set()).add(key)
+
+
+_NONE: Final[set[tuple[str, str]]] = set()
+_NO_LABELS: Final[Mapping[str, str]] = {}
+
+
+def _key(stored: StoredObject) -> tuple[str, str]:
+    return stored.key
+
+
+class Tables:
+    """All objects, also by uid and by the uid of their owners."""
+
+    def __init__(self) -> None:
+        self.by_kind: dict[Kind, Table] = {}
+        self.by_uid: dict[str, StoredObject] = {}
+        self._dependants: dict[str, str | set[str]] = {}
+        """Owner's uid to the uids of what it owns; most own one object, which needs no set."""
+
+    def table(self, kind: Kind, version: int) -> Table:
+        """``version`` is where the history of a new kind begins."""
+        table = self.by_kind.get(kind)
+        if table is None:
+            table = self.by_kind[kind] = Table(kind, version)
+        return table
+
+    def replace(self, table: Table, before: StoredObject | None, after: StoredObject | None) -> None:
+        """Puts ``after`` in the place of ``before``; either may be missing."""
+        if after is None:
+            if before is not None:
+                self._remove(table, before)
+            return
+        metadata = after.metadata
+        if before is None:
+            table.namespaces.setdefault(metadata.namespace, {})[metadata.name] = after
+        else:
+            table.namespaces[metadata.namespace][metadata.name] = after
+        self.by_uid[metadata.uid] = after
+        old_labels = before.metadata.labels if before is not None else _NO_LABELS
+        if table.by_label and old_labels is not metadata.labels:
+            table.relabel(after.key, old_labels, metadata.labels)
+        old_owners = before.metadata.owner_references if before is not None else ()
+        if old_owners is not metadata.owner_references:
+            for owner in old_owners:
+                self._disown(owner.uid, metadata.uid)
+            for owner in metadata.owner_references:
+                self._own(owner.uid, metadata.uid)
+
+    def _remove(self, table: Table, gone: StoredObject) -> None:
+        metadata = gone.metadata
+        names = table.namespaces[metadata.namespace]
+        del names[metadata.name]
+        if not names:
+            del table.namespaces[metadata.namespace]
+        del self.by_uid[metadata.uid]
+        if table.by_label:
+            table.relabel(gone.key, metadata.labels, _NO_LABELS)
+        for owner in metadata.owner_references:
+            self._disown(owner.uid, metadata.uid)
+
+    def dependants(self, uid: str) -> Sequence[str]:
+        found = self._dependants.get(uid)
+        if found is None:
+            return ()
+        return (found,) if isinstance(found, str) else sorted(found)
+
+    def has_owner(self, stored: StoredObject) -> bool:
+        """Whether one of its owners lives, or it never had any. An owner is of its own namespace, or of none."""
+        references = stored.metadata.owner_references
+        return not references or any(self.is_owner(reference.uid, stored) for reference in references)
+
+    def is_owner(self, uid: str, stored: StoredObject) -> bool:
+        owner = self.by_uid.get(uid)
+        return owner is not None and owner.metadata.namespace in ("", stored.metadata.namespace)
+
+    def _own(self, owner: str, uid: str) -> None:
+        found = self._dependants.get(owner)
+        if found is None:
+            self._dependants[owner] = uid
+        elif isinstance(found, set):
+            found.add(uid)
+        elif found != uid:
+            self._dependants[owner] = {found, uid}
+
+    def _disown(self, owner: str, uid: str) -> None:
+        found = self._dependants.get(owner)
+        if isinstance(found, set):
+            found.discard(uid)
+        if found == uid or not found:
+            self._dependants.pop(owner, None)
