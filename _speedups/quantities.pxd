@@ -12,6 +12,7 @@ cdef tuple _parse(str text)
 cdef str _print(object value, int family)
 
 cpdef str canonical(str text)
+cpdef str settled(str text)
 cpdef object nanos(str text)
 cpdef bint is_zero(str text) except? -1
 cpdef int compare(str left, str right) except? -2

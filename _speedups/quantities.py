@@ -25,6 +25,8 @@ _BINARY_SUFFIX = ("", "Ki", "Mi", "Gi", "Ti", "Pi", "Ei")
 _UNIT = 10**9
 _BINARY_CAP = (2**63 - 1) * _UNIT
 
+_UNNAMED = 10**21 * _UNIT
+
 _POWERS = tuple(10**exponent for exponent in range(40))
 
 DECIMAL, BINARY, EXPONENT = 0, 1, 2
@@ -171,3 +173,15 @@ def compare(left: str, right: str) -> int:
     """
     difference = _parse(left)[0] - _parse(right)[0]
     return (difference > 0) - (difference < 0)
+
+
+def settled(text: str) -> str:
+    """`canonical`, except where that would say another value (``1000E``, whose suffix has no name).
+
+    Raises:
+        QuantityError: it is no quantity.
+    """
+    value, family, kept = _parse(text)
+    if kept or (family == DECIMAL and not -_UNNAMED < value < _UNNAMED):
+        return text
+    return _print(value, family)
