@@ -1,0 +1,15 @@
+"""Pods as local processes.
+
+``runtime`` follows the pods of a cluster, ``scheduler`` places them, ``pod_worker`` lives one pod's
+life and ``statuses`` words it as a kubelet does. ``process`` starts, finds and signals containers;
+``supervisor`` is the program that stands between and keeps their exit codes. ``environment`` makes
+variables and command lines, ``logs`` keeps the output, ``refusals`` knows what can not be done.
+"""
+
+from __future__ import annotations
+
+from propfan.engine.processes.pod_worker import BackOff
+from propfan.engine.processes.runtime import OnExit, ProcessRuntime
+from propfan.engine.processes.scheduler import Capacity
+
+__all__ = ["BackOff", "Capacity", "OnExit", "ProcessRuntime"]

@@ -1,0 +1,358 @@
+"""Scheduler and kubelet of the embedded cluster: pods become local processes, processes become pod statuses."""
+
+from __future__ import annotations
+
+import enum
+import fcntl
+import sys
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from types import TracebackType
+from typing import Final, Self
+
+import anyio
+import anyio.abc
+import msgspec
+import structlog
+
+from propfan.engine.cluster import EVENT, POD, Cluster, ObservedObject, WatchEventType
+from propfan.engine.processes import environment, pod_worker, pods, statuses
+from propfan.engine.processes.pod_worker import BackOff, Node, PodWorker, Precondition, StatusPatch
+from propfan.engine.processes.pods import Pod
+from propfan.engine.processes.process import open_nursery
+from propfan.engine.processes.refusals import left_out
+from propfan.engine.processes.scheduler import Capacity, Placed, Scheduler, Unschedulable, effective_requests
+from propfan.pluginmachinery.errors import ApiError, ConfigError, DecodeError, ExpiredError, NotFoundError
+
+logger = structlog.get_logger(__name__)
+
+RETRY_S: Final = 0.5
+"""Pause after a call that the cluster failed, seconds."""
+
+_DEFAULT_BACK_OFF: Final = BackOff()
+
+
+class OnExit(enum.Enum):
+    """What happens to running pods when the runtime is left."""
+
+    STOP = "stop"
+    """They are ended, as by the shutdown of a node: ``Failed``, reason ``Terminated``."""
+    DETACH = "detach"
+    """They run on, and the next runtime of the data directory takes them over."""
+
+
+class _Binding(msgspec.Struct, frozen=True):
+    class Spec(msgspec.Struct, frozen=True, rename="camel"):
+        node_name: str
+
+    metadata: Precondition
+    spec: Spec
+
+
+class ProcessRuntime:
+    """Runs the pods of a cluster on this machine. Enter it to start it, in the task that will leave it.
+
+    Places pods without a node on ``node_name`` and runs those that are placed there; other nodes'
+    pods are none of its business. Linux only.
+
+    Args:
+        data_dir: Logs, scratch directories and launch records; one runtime at a time may use it.
+        capacity: What pods may request together; the machine's own by default.
+        on_exit: Whether pods are stopped or left running.
+        stop_grace_s: Longest time that stopping gives a pod, seconds.
+        inherited: Names of the variables that containers take over from this process.
+        now: The wall clock, in UTC.
+
+    Raises:
+        ConfigError: on entering; the directory is in use, the platform is not Linux, a capacity is no quantity.
+    """
+
+    def __init__(
+        self,
+        cluster: Cluster,
+        *,
+        data_dir: Path,
+        capacity: Capacity | None = None,
+        node_name: str = "local",
+        on_exit: OnExit = OnExit.STOP,
+        stop_grace_s: float = 30.0,
+        back_off: BackOff = _DEFAULT_BACK_OFF,
+        inherited: Sequence[str] = environment.INHERITED,
+        now: Callable[[], datetime] = lambda: datetime.now(UTC),
+    ) -> None:
+        self._cluster = cluster
+        self._data_dir = data_dir.absolute()
+        self._capacity = capacity or Capacity()
+        self._node_name = node_name
+        self._on_exit = on_exit
+        self._stop_grace_s = stop_grace_s
+        self._back_off = back_off
+        self._inherited = inherited
+        self._now = now
+        self._pods: dict[str, Pod] = {}
+        self._workers: dict[str, PodWorker] = {}
+        self._finished: set[str] = set()
+        """Bound pods that nothing will run for any more."""
+        self._said: dict[str, str] = {}
+        """Why a pod is not placed, as its status says it."""
+        self._wake = anyio.Event()
+        self._idle = anyio.Event()
+        self._is_stopping = False
+
+    async def __aenter__(self) -> Self:
+        async with AsyncExitStack() as stack:
+            await stack.enter_async_context(self._running())
+            self._stack = stack.pop_all()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> bool | None:
+        return await self._stack.__aexit__(kind, error, trace)
+
+    @asynccontextmanager
+    async def _running(self) -> AsyncIterator[None]:
+        if sys.platform != "linux":
+            raise ConfigError("", f"the process runtime needs Linux, this is {sys.platform}")
+        for folder in ("pods", "logs"):
+            (self._data_dir / folder).mkdir(parents=True, exist_ok=True, mode=0o700)
+        self._scheduler = Scheduler(self._capacity.in_nanos(self._data_dir))
+        with _locked(self._data_dir / "lock"):
+            async with open_nursery(self._data_dir) as nursery, anyio.create_task_group() as tasks:
+                self._node = Node(
+                    self._cluster,
+                    nursery,
+                    self._data_dir,
+                    environment.inherited(self._inherited),
+                    self._back_off,
+                    self._scheduler.allocatable,
+                    self._now,
+                )
+                self._tasks = tasks
+                await tasks.start(self._follow)
+                tasks.start_soon(self._schedule)
+                try:
+                    yield
+                finally:
+                    with anyio.CancelScope(shield=True):
+                        if self._on_exit is OnExit.STOP:
+                            await self._stop_all()
+                    tasks.cancel_scope.cancel()
+
+    async def _stop_all(self) -> None:
+        self._is_stopping = True
+        for worker in self._workers.values():
+            worker.shut_down(self._stop_grace_s)
+        while self._workers:
+            self._idle = anyio.Event()
+            await self._idle.wait()
+
+    # Following the pods
+
+    async def _follow(self, *, task_status: anyio.abc.TaskStatus[None]) -> None:
+        """Lists, then watches; begins anew whenever the cluster loses the thread."""
+        while True:
+            try:
+                version = await self._list()
+                task_status.started()
+                task_status = anyio.TASK_STATUS_IGNORED
+                while True:
+                    version = await self._watch(version)
+            except ExpiredError:
+                continue
+            except ApiError as error:
+                logger.warning("pods can not be followed, trying again", error=str(error))
+                await anyio.sleep(max(RETRY_S, error.retry_after_s))
+
+    async def _list(self) -> str:
+        seen: set[str] = set()
+        token = version = ""
+        while True:
+            page = await self._cluster.list(POD, continue_token=token)
+            version = version or page.resource_version
+            for observed in page.items:
+                seen.add(observed.metadata.uid)
+                self._observe(observed)
+            if not (token := page.continue_token):
+                break
+        for uid in set(self._pods) - seen:
+            self._forget(uid)
+        known = {*self._pods, *self._workers}
+        for directory in (self._data_dir / "pods").iterdir():
+            if directory.name not in known:
+                self._tasks.start_soon(pod_worker.end_strays, directory)
+        return version
+
+    async def _watch(self, version: str) -> str:
+        async with self._cluster.watch(POD, resource_version=version) as batches:
+            async for batch in batches:
+                for event in batch:
+                    version = event.object.metadata.resource_version
+                    if event.type is WatchEventType.DELETED:
+                        self._forget(event.object.metadata.uid)
+                    elif event.type is not WatchEventType.BOOKMARK:
+                        self._observe(event.object)
+        return version
+
+    def _observe(self, observed: ObservedObject) -> None:
+        uid = observed.metadata.uid
+        try:
+            pod = pods.decode(observed)
+            requests = effective_requests(pod)
+        except (DecodeError, ValueError) as error:
+            if uid not in self._finished:
+                self._finished.add(uid)
+                self._tasks.start_soon(self._fail, observed, str(error))
+            return
+        self._pods[uid] = pod
+        if not pod.spec.node_name:
+            if not pod.is_deleted and not pod.spec.scheduling_gates:
+                self._scheduler.add(uid, requests)
+                self._wake.set()
+        elif pod.spec.node_name != self._node_name:
+            self._scheduler.remove(uid)
+        elif (worker := self._workers.get(uid)) is not None:
+            worker.update(pod)
+        elif uid in self._finished or pod.status.is_terminal:
+            self._finished.add(uid)
+            if pod.is_deleted:
+                self._tasks.start_soon(pod_worker.remove, self._node, pod)
+        elif not self._is_stopping:
+            self._scheduler.assume(uid, requests)
+            self._workers[uid] = PodWorker(self._node, pod)
+            self._tasks.start_soon(self._work, self._workers[uid])
+
+    def _forget(self, uid: str) -> None:
+        """The object is gone for good."""
+        self._pods.pop(uid, None)
+        self._said.pop(uid, None)
+        if (worker := self._workers.get(uid)) is not None:
+            worker.vanish()
+        else:
+            self._finished.discard(uid)
+            if self._scheduler.remove(uid):
+                self._wake.set()
+
+    async def _work(self, worker: PodWorker) -> None:
+        pod = worker.pod
+        for what in left_out(pod):
+            await self._warn(pod, "NotProvided", f"{what}: not provided to local processes, and left out")
+        await worker.run()
+        del self._workers[pod.uid]
+        self._scheduler.remove(pod.uid)
+        self._wake.set()
+        self._idle.set()
+        if pod.uid not in self._pods:  # vanished meanwhile
+            await pod_worker.remove_directory(self._node.pod_dir(pod.uid))
+            return
+        self._finished.add(pod.uid)
+        if worker.pod.is_deleted:
+            await pod_worker.remove(self._node, worker.pod)
+
+    # Scheduling
+
+    async def _schedule(self) -> None:
+        while True:
+            await self._wake.wait()
+            self._wake = anyio.Event()
+            if self._is_stopping:
+                continue
+            async with anyio.create_task_group() as round_:
+                for decision in self._scheduler.place():
+                    pod = self._pods[decision.uid]
+                    if isinstance(decision, Placed):
+                        round_.start_soon(self._bind, pod)
+                    elif self._said.get(pod.uid) != decision.message:
+                        round_.start_soon(self._say_unschedulable, pod, decision)
+
+    async def _bind(self, pod: Pod) -> None:
+        binding = _Binding(Precondition(pod.uid), _Binding.Spec(self._node_name))
+        try:
+            bound = await self._cluster.patch(POD, pod.metadata.namespace, pod.metadata.name, binding)
+        except NotFoundError:
+            self._forget(pod.uid)
+        except ApiError as error:
+            logger.warning("pod not bound, trying again", pod=pod.key, error=str(error))
+            self._scheduler.remove(pod.uid)
+            self._scheduler.add(pod.uid, effective_requests(pod))
+            self._tasks.start_soon(self._wake_later)
+        else:
+            self._said.pop(pod.uid, None)
+            self._observe(bound)
+
+    async def _say_unschedulable(self, pod: Pod, decision: Unschedulable) -> None:
+        status = statuses.unschedulable(pod.status, decision.message, self._now().replace(microsecond=0))
+        patch = StatusPatch(Precondition(pod.uid), status)
+        try:
+            await self._cluster.patch(POD, pod.metadata.namespace, pod.metadata.name, patch, subresource="status")
+        except NotFoundError:
+            self._forget(pod.uid)
+        except ApiError as error:
+            logger.warning("pod status not written, trying again", pod=pod.key, error=str(error))
+            self._tasks.start_soon(self._wake_later)
+        else:
+            self._said[pod.uid] = decision.message
+
+    async def _wake_later(self) -> None:
+        await anyio.sleep(RETRY_S)
+        self._wake.set()
+
+    # Saying things
+
+    async def _fail(self, observed: ObservedObject, problem: str) -> None:
+        """A pod that no API server would have let in."""
+        logger.warning("pod refused", pod=str(observed), problem=problem)
+        status = statuses.PodStatus(phase="Failed", reason="InvalidPod", message=problem)
+        patch = StatusPatch(Precondition(observed.metadata.uid), status)
+        try:
+            await self._cluster.patch(
+                POD, observed.metadata.namespace, observed.metadata.name, patch, subresource="status"
+            )
+        except NotFoundError:
+            return
+        except ApiError as error:
+            logger.warning("pod status not written", pod=str(observed), error=str(error))
+
+    async def _warn(self, pod: Pod, reason: str, note: str) -> None:
+        """An event of the pod. It informs people; that it could not be written is only logged."""
+        logger.warning("left out", pod=pod.key, problem=note)
+        now = self._now()
+        event = {
+            "apiVersion": EVENT.api_version,
+            "kind": EVENT.kind,
+            "metadata": {
+                "namespace": pod.metadata.namespace,
+                "name": f"{pod.metadata.name}.{int(now.timestamp() * 1e6):x}",
+            },
+            "eventTime": now.strftime("%Y-%m-%dT%H:%M:%S.%fZ"),
+            "reportingController": "propfan.dev/process-runtime",
+            "reportingInstance": self._node_name,
+            "action": "Starting",
+            "reason": reason,
+            "type": "Warning",
+            "note": note[:1024],
+            "regarding": {
+                "apiVersion": "v1",
+                "kind": "Pod",
+                "namespace": pod.metadata.namespace,
+                "name": pod.metadata.name,
+                "uid": pod.uid,
+            },
+        }
+        try:
+            await self._cluster.create(EVENT, msgspec.json.encode(event))
+        except ApiError as error:
+            logger.warning("event not written", pod=pod.key, error=str(error))
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """Holds a lock file; the kernel lets it go when this process ends, however it ends."""
+    with path.open("wb") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise ConfigError("data_dir", f"{path.parent} is in use by another process runtime") from error
+        yield
