@@ -8,20 +8,18 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Collection, Mapping
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 import msgspec
 
 from propfan.pluginmachinery import conformance
+from propfan.pluginmachinery.config import K8sConfig, decode_config
 from propfan.pluginmachinery.contexts import NoPodTemplates, PodTemplateStore, SecretManager
 from propfan.pluginmachinery.core_plugin import CorePlugin, CoreProperties
-from propfan.pluginmachinery.errors import ConfigError, PluginError
+from propfan.pluginmachinery.errors import PluginError
 from propfan.pluginmachinery.kubernetes_plugin import ClusterPlugin, Kind, KubernetesPlugin, Properties
+from propfan.pluginmachinery.loglinks import LogsConfig
 from propfan.pluginmachinery.web_plugin import AsyncWebPlugin, SyncWebPlugin, WebPluginConfig
-
-if TYPE_CHECKING:
-    from propfan.pluginmachinery.config import K8sConfig
-    from propfan.pluginmachinery.loglinks import LogsConfig
 
 T = TypeVar("T")
 
@@ -32,7 +30,8 @@ class SetupContext(msgspec.Struct, frozen=True):
     Attributes:
         k8s: Configuration of everything that builds pods.
         logs: Configuration of log links.
-        sections: The plugins' own configuration sections as they were read, by name.
+        sections: The plugins' own configuration sections as they were read, by name below ``plugins``.
+        environment: Variables of the engine's process, of which the configuration may pass some on.
     """
 
     k8s: K8sConfig
@@ -40,18 +39,15 @@ class SetupContext(msgspec.Struct, frozen=True):
     secrets: SecretManager
     pod_templates: PodTemplateStore = NoPodTemplates()
     sections: Mapping[str, Mapping[str, Any]] = {}
+    environment: Mapping[str, str] = {}
 
     def section(self, name: str, shape: type[T]) -> T:
         """The section ``name`` as a Struct; its defaults where the section is absent.
 
         Raises:
-            ConfigError: a value has the wrong type or is unknown; the field is its dotted path.
+            ConfigError: values have a wrong type or keys are unknown; each is named by its dotted path.
         """
-        try:
-            return msgspec.convert(self.sections.get(name, {}), shape)
-        except msgspec.ValidationError as error:
-            problem, _, path = str(error).partition(" - at `$")
-            raise ConfigError(name + path.removesuffix("`"), problem) from None
+        return decode_config(shape, self.sections.get(name), f"plugins.{name}")
 
 
 KubernetesLoader = KubernetesPlugin | Callable[[SetupContext], KubernetesPlugin]

@@ -9,25 +9,26 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Iterator, Mapping
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Any, Final, Protocol, TypeVar, runtime_checkable
 
 import msgspec
 
+from propfan.pluginmachinery.config import Duration
 from propfan.pluginmachinery.contexts import ResourceConstraints, TaskContext
 from propfan.pluginmachinery.phases import PhaseInfo
 
 WEB_PLUGIN_STATE_VERSION: Final = 1
 
 
-class RateLimit(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class RateLimit(msgspec.Struct, frozen=True):
     """A token bucket: ``qps`` calls a second (1 to 100000), at most ``burst`` (5 to 10000) at once."""
 
     qps: int
     burst: int
 
 
-class Caching(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="camel"):
+class Caching(msgspec.Struct, frozen=True, rename="camel"):
     """How known jobs are polled.
 
     Attributes:
@@ -38,12 +39,12 @@ class Caching(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="c
     """
 
     size: int = 100_000
-    resync_interval: timedelta = timedelta(seconds=30)
+    resync_interval: Duration = Duration.parse("30s")
     workers: int = 10
     max_system_failures: int = 5
 
 
-class WebPluginConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="camel"):
+class WebPluginConfig(msgspec.Struct, frozen=True, rename="camel"):
     """Pace and quotas of one plugin's calls.
 
     Attributes:
@@ -68,7 +69,7 @@ class WebPluginConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, r
             yield f"{name}.qps", limit.qps, 1, 100_000
             yield f"{name}.burst", limit.burst, 5, 10_000
         yield "caching.size", self.caching.size, 10, 500_000
-        yield "caching.resyncInterval", self.caching.resync_interval, timedelta(seconds=5), timedelta(hours=1)
+        yield "caching.resyncInterval", self.caching.resync_interval, Duration.parse("5s"), Duration.parse("1h")
         yield "caching.workers", self.caching.workers, 1, 10_000
 
 

@@ -136,7 +136,8 @@ def test_plugins_open_no_files_and_read_no_clock(path: str) -> None:
 
 def test_every_import_is_a_declared_requirement() -> None:
     table = project()
-    declared = {distribution(name) for name in (*table["dependencies"], *table["optional-dependencies"]["flyte"])}
+    extras = table["optional-dependencies"]
+    declared = {distribution(name) for name in (*table["dependencies"], *extras["flyte"], *extras["testing"])}
     ours = {f"propfan.{folder}" for folder in PACKAGES}
     roots = {root for path in sources(*PACKAGES) if path.endswith(".py") for root in imported_roots(path)}
     sold_by = metadata.packages_distributions()
