@@ -18,6 +18,7 @@ from typing import Final
 
 from propfan.pluginmachinery.contexts import IOPaths
 from propfan.pluginmachinery.names import fnv1a
+from propfan.pluginmachinery.taskaction import TaskAction
 
 INPUTS_FILE: Final = "inputs.pb"
 OUTPUTS_FILE: Final = "outputs.pb"
@@ -54,27 +55,20 @@ def with_shard(uri: str, shard: str) -> str:
     return f"{scheme}://{bucket}/{join(shard, key)}"
 
 
-def io_paths(
-    *,
-    input_uri: str,
-    run_output_base: str,
-    namespace: str,
-    name: str,
-    action_name: str,
-    attempt: int,
-    report_file: str = REPORT_FILE,
-) -> IOPaths:
-    """The paths of one attempt of the TaskAction ``namespace/name``.
+def attempt_paths(action: TaskAction, attempt: int, *, report_file: str = REPORT_FILE) -> IOPaths:
+    """The paths of one attempt.
+
+    ``task_template`` is a path like any other: who runs a command that asks for it writes it first.
 
     Args:
-        input_uri: Of ``inputs.pb``, or of the folder with it.
-        run_output_base: Of the run; each action and attempt has a folder below it.
         attempt: From 1.
         report_file: Name of the deck that the task writes.
     """
-    base = join(with_shard(run_output_base, shard_of(f"{namespace}/{name}")), action_name)
+    spec = action.spec
+    shard = shard_of(f"{action.metadata.namespace}/{action.metadata.name}")
+    base = join(with_shard(spec.run_output_base, shard), spec.action_name)
     prefix = f"{base}/{attempt}"
-    input_prefix = input_uri.removesuffix(f"/{INPUTS_FILE}").rstrip("/")
+    input_prefix = spec.input_uri.removesuffix(f"/{INPUTS_FILE}").rstrip("/")
     return IOPaths(
         input_prefix=input_prefix,
         output_prefix=prefix,

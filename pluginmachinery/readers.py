@@ -54,18 +54,19 @@ def literal_map(content: bytes, path: str) -> literals_pb2.LiteralMap:
         raise DecodeError(path, f"not a literal map: {error}") from error
 
 
-class StoredInputs:
+class RemoteInputReader:
     """The inputs of one task; read once, when first asked for.
 
     Args:
+        path: Full URI of ``inputs.pb``.
         expected: Whether the task's interface has inputs. If not, nothing is ever read.
     """
 
     def __init__(
-        self, store: DataStore, paths: IOPaths, *, expected: bool = True, limit_bytes: int = DEFAULT_LIMIT_BYTES
+        self, store: DataStore, path: str, *, expected: bool = True, limit_bytes: int = DEFAULT_LIMIT_BYTES
     ) -> None:
         self._store = store
-        self._path = paths.input
+        self._path = path
         self._limit_bytes = limit_bytes
         self._literals: literals_pb2.LiteralMap | None = None
         self._is_read = not expected
@@ -86,7 +87,7 @@ class StoredInputs:
         return self._literals
 
 
-class StoredOutputs:
+class RemoteOutputReader:
     """What one attempt left in its output prefix."""
 
     def __init__(self, store: DataStore, paths: IOPaths, *, limit_bytes: int = DEFAULT_LIMIT_BYTES) -> None:
@@ -139,7 +140,7 @@ class StoredOutputs:
         return await self._store.size(self._paths.deck) is not None
 
 
-class StoredOutputWriter:
+class RemoteOutputWriter:
     """Leaves outputs or an error where the task itself would have."""
 
     def __init__(self, store: DataStore, paths: IOPaths, *, limit_bytes: int = DEFAULT_LIMIT_BYTES) -> None:

@@ -12,14 +12,21 @@ from typing import Final
 
 import msgspec
 
+from propfan.pluginmachinery.errors import PermanentError
 from propfan.pluginmachinery.kubernetes_plugin import ObjectMeta
 
 FINALIZER: Final = "flyte.org/plugin-finalizer"
 TERMINATION_STATUS_LABEL: Final = "flyte.org/termination-status"
 COMPLETED_TIME_LABEL: Final = "flyte.org/completed-time"
 MANAGED_LABEL: Final = "flyte.org/managed"
+INVALID_SPEC: Final = "InvalidSpec"
+
 ABORT_ANNOTATION: Final = "propfan.dev/abort"
 """Its value is the reason: the task is aborted and its object kept, unlike with a deletion."""
+
+TASK: Final = "task"
+CONDITION: Final = "condition"
+"""Values of ``actionType``; empty means a task."""
 
 
 class TaskActionSpec(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True):
@@ -90,3 +97,47 @@ class TaskAction(msgspec.Struct, frozen=True, rename="camel"):
     metadata: ObjectMeta
     spec: TaskActionSpec = TaskActionSpec()
     status: TaskActionStatus = TaskActionStatus()
+
+
+MAX_LENGTHS: Final[Mapping[str, int]] = {
+    "runName": 30,
+    "project": 63,
+    "domain": 63,
+    "actionName": 30,
+    "parentActionName": 30,
+    "cacheKey": 256,
+    "taskType": 63,
+    "shortName": 63,
+    "group": 256,
+}
+"""Characters of the spec's fields (the CustomResourceDefinition of ``taskactions.flyte.org``)."""
+
+_ATTRIBUTES: Final = {field.encode_name: field.name for field in msgspec.structs.fields(TaskActionSpec)}
+_REQUIRED: Final = ("runName", "project", "domain", "actionName")
+_REQUIRED_OF_TASKS: Final = (*_REQUIRED, "taskType", "taskTemplate", "inputUri", "runOutputBase")
+
+
+def validate(action: TaskAction) -> None:
+    """Refuse a spec that can not be run, whatever let it into the cluster.
+
+    Raises:
+        PermanentError: code ``InvalidSpec``; names every missing field, else every field that is too long,
+            else what no path can be made of.
+    """
+    spec = action.spec
+    if spec.action_type not in ("", TASK, CONDITION):
+        raise PermanentError(INVALID_SPEC, f"spec.actionType: {spec.action_type!r} is neither {TASK} nor {CONDITION}")
+    required = _REQUIRED if spec.action_type == CONDITION else _REQUIRED_OF_TASKS
+    if missing := [field for field in required if not getattr(spec, _ATTRIBUTES[field])]:
+        raise PermanentError(INVALID_SPEC, f"required spec fields are empty: [{', '.join(missing)}]")
+    lengths = {field: len(getattr(spec, _ATTRIBUTES[field]) or "") for field in MAX_LENGTHS}
+    too_long = [
+        f"spec.{field}: {lengths[field]} characters, at most {limit}"
+        for field, limit in MAX_LENGTHS.items()
+        if lengths[field] > limit
+    ]
+    if too_long:
+        raise PermanentError(INVALID_SPEC, f"spec fields are too long: [{'; '.join(too_long)}]")
+    # It is a folder below runOutputBase: another action's outputs must be out of its reach.
+    if "/" in spec.action_name or spec.action_name in (".", ".."):
+        raise PermanentError(INVALID_SPEC, f"spec.actionName: {spec.action_name!r} can not be the name of a folder")
