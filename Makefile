@@ -32,6 +32,7 @@ lint: $(INSTALLED) types imports ## Check style, format, types and import layers
 
 types: $(INSTALLED) $(LINKS)
 	$(BIN)/mypy $(PACKAGES:%=-p propfan.%) -p tests -p benchmarks -p examples
+	$(BIN)/stubtest --mypy-config-file pyproject.toml $(patsubst _speedups/%.pyi,propfan._speedups.%,$(wildcard _speedups/*.pyi))
 
 imports: $(INSTALLED) $(LINKS)
 	PYTHONPATH=build/links $(BIN)/lint-imports --no-logo

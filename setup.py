@@ -35,7 +35,7 @@ def extensions() -> list[Extension]:
     return cythonize(
         modules,
         build_dir="build/cython",
-        compiler_directives={"language_level": 3, "boundscheck": True, "wraparound": True},
+        compiler_directives={"language_level": 3, "boundscheck": True, "wraparound": True, "autotestdict": False},
     )
 
 
