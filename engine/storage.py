@@ -32,7 +32,7 @@ _KERNEL_FOLDERS: Final = ("/proc", "/sys")
 """Nothing can be created there, which the file store would retry for ever."""
 
 
-class S3Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class S3Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="kebab"):
     """Access to ``s3://``. What is empty comes from the environment, the profile or the instance.
 
     Attributes:
@@ -54,7 +54,7 @@ class S3Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return f"S3Config(endpoint={self.endpoint!r}, region={self.region!r}, ...)"
 
 
-class GcsConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class GcsConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="kebab"):
     """Access to ``gs://``; ``service_account`` is the path of a key file."""
 
     endpoint: str = ""
@@ -63,7 +63,7 @@ class GcsConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     anonymous: bool = False
 
 
-class AzureConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class AzureConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="kebab"):
     """Access to ``az://container/key`` and ``abfs://container@account.dfs.core.windows.net/key``."""
 
     account_name: str = ""
@@ -76,7 +76,7 @@ class AzureConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return f"AzureConfig(account_name={self.account_name!r}, endpoint={self.endpoint!r}, ...)"
 
 
-class StorageConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class StorageConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="kebab"):
     """How objects are reached.
 
     Attributes:
@@ -191,10 +191,10 @@ class ObjectStore:
         self._proven: set[tuple[str, str]] = set()  # buckets that are known to exist
         self._file_root = "/" + self._config.file_root.strip("/")
         if not self._config.file_root.startswith("/"):
-            raise ConfigError("storage.file_root", f"'{self._config.file_root}' is not an absolute path")
+            raise ConfigError("storage.file-root", f"'{self._config.file_root}' is not an absolute path")
         for name, section in (("s3", self._config.s3), ("gs", self._config.gs), ("azure", self._config.azure)):
             if section.allow_http is False and section.endpoint.startswith("http://"):
-                raise ConfigError(f"storage.{name}.allow_http", f"is false, and the endpoint is {section.endpoint}")
+                raise ConfigError(f"storage.{name}.allow-http", f"is false, and the endpoint is {section.endpoint}")
 
     async def get(self, path: str, *, limit_bytes: int | None = None) -> bytes:
         """See ``DataStore.get``. The size is known from the answer's head, before its body is read."""
@@ -257,7 +257,7 @@ class ObjectStore:
         real_root = os.path.realpath(root)
         named, real = "/" + key, os.path.realpath("/" + key)
         if not named.startswith(root + "/") or not real.startswith(real_root + "/"):
-            raise StorageError(path, f"is outside of the file store's root {root} (storage.file_root)")
+            raise StorageError(path, f"is outside of the file store's root {root} (storage.file-root)")
         return named[len(root) + 1 :]
 
     def _open(self, location: Location) -> stores.ObjectStore:
@@ -265,7 +265,7 @@ class ObjectStore:
             case "file":
                 if not Path(self._file_root).is_dir():
                     problem = f"the file store's root {self._file_root} is no folder: create it or set another"
-                    raise ConfigError("storage.file_root", problem)
+                    raise ConfigError("storage.file-root", problem)
                 return stores.LocalStore(self._file_root)
             case "memory":
                 return stores.MemoryStore()
@@ -307,7 +307,7 @@ class ObjectStore:
         container, _, host = bucket.partition("@")
         account = host.partition(".")[0] or c.account_name
         if not account:
-            raise ConfigError("storage.azure.account_name", "is empty: set it or AZURE_STORAGE_ACCOUNT_NAME")
+            raise ConfigError("storage.azure.account-name", "is empty: set it or AZURE_STORAGE_ACCOUNT_NAME")
         options: stores.AzureConfig = {"account_name": account, "skip_signature": c.anonymous}
         if c.endpoint:
             options["endpoint"] = c.endpoint
@@ -332,7 +332,7 @@ class ObjectStore:
         try:
             yield
         except TimeoutError as error:
-            problem = f"no answer within {self._config.timeout_s:g} s (storage.timeout_s){self._way_out(location)}"
+            problem = f"no answer within {self._config.timeout_s:g} s (storage.timeout-s){self._way_out(location)}"
             raise StorageError(path, problem) from error
         except ConfigError as error:
             raise StorageError(path, str(error)) from error
@@ -353,9 +353,9 @@ class ObjectStore:
                 at = urlsplit(self._config.s3.endpoint).netloc or "Amazon"
                 return f"; check storage.s3 (endpoint {at}, or FLYTE_AWS_ENDPOINT, and the access key) and the network"
             case "gs":
-                return "; check storage.gs (service_account, or GOOGLE_APPLICATION_CREDENTIALS) and the network"
+                return "; check storage.gs (service-account, or GOOGLE_APPLICATION_CREDENTIALS) and the network"
             case "az":
-                return "; check storage.azure (account_name, account_key) and the network"
+                return "; check storage.azure (account-name, account-key) and the network"
             case "file":
                 return "; check the folder's owner, mode and free space"
             case _:

@@ -31,7 +31,7 @@ def installed_python() -> Path:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not (mark.exists() and mark.read_text() == MOTO):
             venv.create(home, with_pip=True, clear=True)
-            pip = [home / "bin" / "python", "-m", "pip", "install", "--quiet", "--disable-pip-version-check", MOTO]
+            pip = [str(home / "bin" / "python"), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", MOTO]
             done = subprocess.run(pip, capture_output=True, text=True, timeout=600, check=False)
             if done.returncode:
                 pytest.skip(f"{MOTO} can not be installed: {done.stderr.strip().splitlines()[-1:]}")
@@ -42,7 +42,7 @@ def installed_python() -> Path:
 @contextmanager
 def s3_server() -> Iterator[str]:
     """Its URL. Buckets are made by a PUT, with any credentials."""
-    command = [installed_python(), "-m", "moto.server", "-H", "127.0.0.1", "-p", "0"]
+    command = [str(installed_python()), "-m", "moto.server", "-H", "127.0.0.1", "-p", "0"]
     address: Future[str] = Future()
 
     def drain(log: IO[bytes]) -> None:

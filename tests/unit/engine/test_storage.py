@@ -153,7 +153,7 @@ async def test_a_cancelled_call_ends_at_once_and_the_store_stays_usable(tmp_path
         ("s3://tasks/a//b", "segment ''"),
         ("s3://tasks/../other/b", r"segment '\.\.'"),
         ("memory://", "names no object"),
-        ("az://container/x", "storage.azure.account_name"),
+        ("az://container/x", r"storage\.azure\.account-name"),
     ],
 )
 async def test_a_path_where_nothing_can_be_is_refused_with_what_would_be_right(path: str, problem: str) -> None:
@@ -203,7 +203,7 @@ async def test_a_file_root_that_does_not_exist_is_named_until_it_does(tmp_path: 
     root = tmp_path / "later"
     store = ObjectStore(StorageConfig(file_root=str(root)))
     with pytest.raises(
-        StorageError, match=r"storage.file_root: the file store's root .*/later is no folder: create it"
+        StorageError, match=r"storage\.file-root: the file store's root .*/later is no folder: create it"
     ):
         await store.put(f"{root}/x", b"x")
     root.mkdir()
@@ -219,9 +219,9 @@ async def test_a_file_in_the_way_of_a_folder_is_reported(tmp_path: Path) -> None
 
 
 def test_contradicting_settings_are_refused_at_once() -> None:
-    with pytest.raises(ConfigError, match=r"storage\.s3\.allow_http"):
+    with pytest.raises(ConfigError, match=r"storage\.s3\.allow-http"):
         ObjectStore(StorageConfig(s3=S3Config(endpoint="http://127.0.0.1:9000", allow_http=False)))
-    with pytest.raises(ConfigError, match=r"storage\.file_root"):
+    with pytest.raises(ConfigError, match=r"storage\.file-root"):
         ObjectStore(StorageConfig(file_root="relative"))
 
 
