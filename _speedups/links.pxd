@@ -7,10 +7,10 @@ cdef class Template:
     cpdef str fill(self, list values)
 
 cdef class PlainLink:
-    cdef Template _uri, _name, _query
-    cdef tuple _details
-    cdef object _encode
-    cdef bint _only_with_debugger
+    cdef Template uri, name, query
+    cdef tuple details
+    cdef object encode
+    cdef bint only_with_debugger
 
 cdef class PlainLinks:
     cdef tuple _links, _used

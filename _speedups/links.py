@@ -87,12 +87,12 @@ class PlainLink:
         encode: Callable[[str], str] | None = None,
         only_with_debugger: bool = False,
     ) -> None:
-        self._uri = uri
-        self._name = name
-        self._details = details
-        self._query = query
-        self._encode = encode
-        self._only_with_debugger = only_with_debugger
+        self.uri = uri
+        self.name = name
+        self.details = details
+        self.query = query
+        self.encode = encode
+        self.only_with_debugger = only_with_debugger
 
 
 class PlainLinks:
@@ -111,13 +111,13 @@ class PlainLinks:
         log_name = values[LOG_NAME]
         rendered = []
         for link in self._links:
-            if link._only_with_debugger and not has_debugger:
+            if link.only_with_debugger and not has_debugger:
                 continue
-            uri = link._uri.fill(values)
-            if link._query is not None and link._encode is not None:
-                uri += link._encode(link._query.fill(values))
-            name = link._name.fill(values)
-            rendered.append(self._make(uri, name + log_name if log_name else name, *link._details))
+            uri = link.uri.fill(values)
+            if link.query is not None and link.encode is not None:
+                uri += link.encode(link.query.fill(values))
+            name = link.name.fill(values)
+            rendered.append(self._make(uri, name + log_name if log_name else name, *link.details))
         return tuple(rendered)
 
 

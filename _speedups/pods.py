@@ -22,33 +22,33 @@ class _Part(msgspec.Struct, frozen=True, gc=False, rename="camel", omit_defaults
     """A piece of a pod. Pods hold no cycles, so the garbage collector need not look at them."""
 
 
-class EnvVar(_Part):
+class EnvVar(_Part, frozen=True):
     name: str = ""
     value: str = ""
 
 
-class Container(_Part):
+class Container(_Part, frozen=True):
     """A container of the spec. Of its environment only what ``DEBUGGER_VARIABLE`` is first set to is kept."""
 
     name: str = ""
     env: tuple[EnvVar, ...] | None = None
 
 
-class _NamedContainer(_Part):
+class _NamedContainer(_Part, frozen=True):
     """A container whose environment is known to be of no interest, and is skipped."""
 
     env: ClassVar[None] = None
     name: str = ""
 
 
-class Annotations(_Part):
+class Annotations(_Part, frozen=True):
     """Those that name the primary container; ``None`` is an absent one."""
 
     default_container: str | None = msgspec.field(default=None, name="kubectl.kubernetes.io/default-container")
     primary_container_name: str | None = msgspec.field(default=None, name="primary_container_name")
 
 
-class Metadata(_Part):
+class Metadata(_Part, frozen=True):
     name: str = ""
     namespace: str = ""
     uid: str = ""
@@ -57,16 +57,16 @@ class Metadata(_Part):
     annotations: Annotations | None = None
 
 
-class Waiting(_Part):
+class Waiting(_Part, frozen=True):
     reason: str = ""
     message: str = ""
 
 
-class Running(_Part):
+class Running(_Part, frozen=True):
     started_at: Time = None
 
 
-class Terminated(_Part):
+class Terminated(_Part, frozen=True):
     exit_code: int = 0
     reason: str = ""
     message: str = ""
@@ -74,7 +74,7 @@ class Terminated(_Part):
     finished_at: Time = None
 
 
-class State(_Part):
+class State(_Part, frozen=True):
     """What a container does; all ``None`` when nothing is known."""
 
     waiting: Waiting | None = None
@@ -82,7 +82,7 @@ class State(_Part):
     terminated: Terminated | None = None
 
 
-class ContainerStatus(_Part):
+class ContainerStatus(_Part, frozen=True):
     name: str = ""
     ready: bool = False
     state: State | None = None
@@ -90,7 +90,7 @@ class ContainerStatus(_Part):
     container_id: str = msgspec.field(default="", name="containerID")
 
 
-class Condition(_Part):
+class Condition(_Part, frozen=True):
     type: str = ""
     status: str = ""
     reason: str = ""
@@ -98,7 +98,7 @@ class Condition(_Part):
     last_transition_time: Time = None
 
 
-class Status(_Part):
+class Status(_Part, frozen=True):
     phase: str = ""
     reason: str = ""
     message: str = ""
@@ -112,18 +112,18 @@ class Status(_Part):
 C = TypeVar("C")
 
 
-class Spec(_Part, Generic[C]):
+class Spec(_Part, Generic[C], frozen=True):
     hostname: str = ""
     containers: tuple[C, ...] | None = None
 
 
-class Pod(_Part, Generic[C]):
+class Pod(_Part, Generic[C], frozen=True):
     metadata: Metadata = Metadata()
     spec: Spec[C] | None = None
     status: Status | None = None
 
 
-class _Event(_Part, Generic[C]):
+class _Event(_Part, Generic[C], frozen=True):
     """One line of a watch."""
 
     type: str = ""

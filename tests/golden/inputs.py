@@ -153,11 +153,11 @@ class Inputs:
 
     async def read(self) -> literals_pb2.LiteralMap | None:
         if self._error is not None:
-            raise FailedRead(self._path, self._error)
+            raise FailedReadError(self._path, self._error)
         return None if self._literals is None else literals_pb2.LiteralMap.FromString(self._literals)
 
 
-class FailedRead(StorageError):
+class FailedReadError(StorageError):
     """A read that fails with exactly the text that a case asks for."""
 
     def __str__(self) -> str:

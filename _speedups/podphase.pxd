@@ -1,0 +1,52 @@
+cimport cython
+
+cdef class Verdict:
+    cdef readonly int phase
+    cdef readonly int version
+    cdef readonly str reason, code, message
+    cdef readonly bint is_system, cleanup
+    cdef public object since, recheck_at
+
+cdef Verdict _waits(int phase, int version, str reason)
+cdef Verdict _fails(str code, str message, bint is_system)
+cdef Verdict _fails_waiting(int verdict_phase, str code, str message, bint is_system)
+cdef object _earlier(object left, object right)
+cdef object _end(object start, object period)
+
+cpdef str primary_container_name(object pod)
+cpdef bint is_ready(object pod) except -1
+cpdef bint has_debugger(object pod, Py_ssize_t index) except -1
+cpdef str terminated_text(str name, object state)
+cdef bint _finished_badly(object state) except -1
+
+cdef class PodPhases:
+    cdef object _results, _limits, _phase_info, _task_info
+    cdef tuple _phases
+
+    @cython.locals(phase=str)
+    cpdef Verdict verdict(self, object pod, object now)
+    @cython.locals(statuses=tuple)
+    cdef Verdict _unnamed(self, object pod)
+    @cython.locals(statuses=tuple)
+    cpdef Verdict primary(self, object pod, str name)
+    cdef Verdict _primary_ended(self, str name, object state)
+    cpdef Verdict succeeded(self, object pod)
+    @cython.locals(is_system=bint, code=str, message=str)
+    cpdef Verdict failed(self, object pod, object primary)
+    @cython.locals(verdict=Verdict, late=Verdict, kind=str)
+    cpdef Verdict pending(self, object pod, object now)
+    cdef object _waiting(self, object status)
+    @cython.locals(verdict=Verdict, phase=int, is_system=bint, reason=str)
+    cdef Verdict _classify(self, object condition, object waiting, object since, object now)
+    @cython.locals(verdict=Verdict, phase=int, version=object, reason=str, index=Py_ssize_t, ready=bint)
+    cpdef object phase_info(self, object pod, tuple logs, object now, int last_phase, object last_version,
+                            str last_reason)
+    cpdef object error(self, Verdict verdict)
+    cpdef object task_info(self, object pod, tuple logs, object now)
+    cpdef object occurred_at(self, object pod)
+    cdef object _completed_at(self, object pod)
+    cpdef object pod_log_context(self, object pod)
+    cdef tuple _containers(self, object statuses)
+
+cpdef bint is_terminal(object pod) except -1
+cpdef object completion_time(object pod)

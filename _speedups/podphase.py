@@ -1,0 +1,486 @@
+"""What a pod's status means for its task: the rules, and the values that carry the verdict.
+
+Pods are those of ``propfan._speedups.pods``. The result types are given by the caller (``Results``), since they
+are declared further up. ``docs/phases.md`` explains the rules.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Any, Final, NamedTuple
+
+import msgspec
+
+UNDEFINED: Final = 0
+QUEUED: Final = 3
+INITIALIZING: Final = 4
+RUNNING: Final = 5
+SUCCESS: Final = 6
+RETRYABLE_FAILURE: Final = 7
+PERMANENT_FAILURE: Final = 8
+
+_UNSET: Final = datetime(1, 1, 1, tzinfo=UTC)
+_TRUE: Final = frozenset({"1", "t", "T", "TRUE", "true", "True"})
+_SYSTEM_REASONS: Final = frozenset({"Shutdown", "Terminated", "NodeShutdown", "NodeAffinity"})
+_STARTING: Final = frozenset({"ErrImagePull", "ContainerCreating", "PodInitializing"})
+_KILLED_EXIT_CODES: Final = (137, 247)
+"""128 + SIGKILL, and what some runtimes report for it."""
+
+
+class Results(NamedTuple):
+    """Constructors and members of the types that a verdict is made of, called by position."""
+
+    phases: Sequence[Any]
+    user: Any
+    system: Any
+    ide: Any
+    phase_info: Callable[..., Any]
+    execution_error: Callable[..., Any]
+    task_info: Callable[..., Any]
+    log_context: Callable[..., Any]
+    pod_log_context: Callable[..., Any]
+    container_context: Callable[..., Any]
+
+
+class Limits(NamedTuple):
+    """How long a pod may wait with a reason; the texts are the periods in messages."""
+
+    create_container_error: timedelta
+    create_container_error_text: str
+    create_container_config_error: timedelta
+    create_container_config_error_text: str
+    image_pull_backoff: timedelta
+    image_pull_backoff_text: str
+    pending: timedelta | None
+
+
+class Verdict:
+    """A phase and why. ``since`` is set where nothing but that time is told about the task."""
+
+    def __init__(self, phase: int, version: int, reason: str, code: str, message: str) -> None:
+        self.phase = phase
+        self.version = version
+        self.reason = reason
+        self.code = code
+        self.message = message
+        self.is_system = False
+        self.cleanup = False
+        self.since: datetime | None = None
+        self.recheck_at: datetime | None = None
+
+
+def _waits(phase: int, version: int, reason: str) -> Verdict:
+    return Verdict(phase, version, reason, "", "")
+
+
+def _fails(code: str, message: str, is_system: bool) -> Verdict:  # noqa: FBT001 - C signature
+    verdict = Verdict(RETRYABLE_FAILURE, 0, "", code, message)
+    verdict.is_system = is_system
+    return verdict
+
+
+def _fails_waiting(verdict_phase: int, code: str, message: str, is_system: bool) -> Verdict:  # noqa: FBT001
+    """A failure of a pod that waits and would go on doing so: its object has to be removed."""
+    verdict = _fails(code, message, is_system)
+    verdict.phase = verdict_phase
+    verdict.cleanup = True
+    return verdict
+
+
+def _earlier(left: datetime | None, right: datetime | None) -> datetime | None:
+    if left is None or right is None:
+        return left if right is None else right
+    return min(left, right)
+
+
+def _end(start: datetime, period: timedelta) -> datetime | None:
+    """``None`` when it lies beyond the calendar."""
+    try:
+        return start + period
+    except OverflowError:
+        return None
+
+
+def primary_container_name(pod: Any) -> str:
+    """The container that stands for the task: named by annotation, or like the pod, else the first."""
+    annotations = pod.metadata.annotations
+    if annotations is not None:
+        if annotations.default_container:
+            return str(annotations.default_container)
+        if annotations.primary_container_name:
+            return str(annotations.primary_container_name)
+    containers = None if pod.spec is None else pod.spec.containers
+    if not containers:
+        return ""
+    for container in containers:
+        if container.name == pod.metadata.name:
+            return str(container.name)
+    return str(containers[0].name)
+
+
+def is_ready(pod: Any) -> bool:
+    """Whether the primary container is; without one, whether the pod is."""
+    name = primary_container_name(pod)
+    if pod.status is None:
+        return False
+    if not name:
+        return any(c.type == "Ready" and c.status == "True" for c in pod.status.conditions or ())
+    for status in pod.status.container_statuses or ():
+        if status.name == name:
+            return bool(status.ready)
+    return False
+
+
+def has_debugger(pod: Any, index: int) -> bool:
+    """Whether the environment of a container of the spec asks for one; ``pods.decode`` must have kept it."""
+    env = pod.spec.containers[index].env
+    return bool(env) and env[0].value in _TRUE
+
+
+def terminated_text(name: str, state: Any) -> str:
+    """How a container's end is told to people; starts a new line."""
+    if state.exit_code == 0:
+        return f"\r\n[{name}] terminated with ExitCode 0."
+    return (
+        f"\r\n[{name}] terminated with exit code ({state.exit_code}). Reason [{state.reason}]. "
+        f"Message: \n{state.message}."
+    )
+
+
+def _finished_badly(state: Any) -> bool:
+    """Whether a container's state speaks against success; one about which nothing is known does not."""
+    if state is None:
+        return False
+    if state.waiting is not None or state.running is not None:
+        return True
+    return state.terminated is not None and state.terminated.exit_code != 0
+
+
+class PodPhases:
+    """The rules for one configuration."""
+
+    def __init__(self, results: Results, limits: Limits) -> None:
+        self._results = results
+        self._limits = limits
+        self._phase_info = results.phase_info
+        self._task_info = results.task_info
+        self._phases = tuple(results.phases)
+
+    def verdict(self, pod: Any, now: datetime) -> Verdict:
+        """What the pod's phase, conditions and containers say."""
+        status = pod.status
+        phase = "" if status is None else status.phase
+        if phase == "Succeeded":
+            return self.succeeded(pod)
+        if phase == "Failed":
+            annotations = pod.metadata.annotations
+            return self.failed(pod, None if annotations is None else annotations.primary_container_name)
+        if phase == "Pending":
+            return self.pending(pod, now)
+        if phase == "Unschedulable":
+            return _waits(QUEUED, 0, "pod unschedulable")
+        if phase == "Unknown":
+            return _waits(UNDEFINED, 0, "")
+        annotations = pod.metadata.annotations
+        if annotations is None or annotations.primary_container_name is None:
+            return self._unnamed(pod)
+        return self.primary(pod, annotations.primary_container_name)
+
+    def _unnamed(self, pod: Any) -> Verdict:
+        """A running pod that does not say which container is the task's: all of them are."""
+        status = pod.status
+        if status is not None and status.container_statuses:
+            for container in status.container_statuses:
+                if _finished_badly(container.state):
+                    return _waits(RUNNING, 1, "")
+            if status.init_container_statuses is not None:
+                for container in status.init_container_statuses:
+                    if _finished_badly(container.state):
+                        return _waits(RUNNING, 1, "")
+            return self.succeeded(pod)
+        return _waits(RUNNING, 1, "")
+
+    def primary(self, pod: Any, name: str) -> Verdict:
+        """A running pod whose container ``name`` decides."""
+        if pod.status is not None and pod.status.container_statuses is not None:
+            for status in pod.status.container_statuses:
+                if status.name == name:
+                    state = status.state
+                    if state is None:
+                        break
+                    if state.waiting is not None or state.running is not None:
+                        return _waits(RUNNING, 1, "")
+                    if state.terminated is None:
+                        break
+                    return self._primary_ended(name, state.terminated)
+        containers = None if pod.spec is None else pod.spec.containers
+        if containers is not None:
+            for container in containers:
+                if container.name == name:
+                    return _waits(RUNNING, 0, "")
+        missing = f"Primary container [{name}] not found in pod's container statuses"
+        return Verdict(PERMANENT_FAILURE, 0, "", "PrimaryContainerNotFound", missing)
+
+    def _primary_ended(self, name: str, state: Any) -> Verdict:
+        if "OOMKilled" in state.reason:
+            return _fails(state.reason, terminated_text(name, state), False)
+        if state.exit_code == 0:
+            return _waits(SUCCESS, 0, "")
+        return _fails(state.reason, terminated_text(name, state), state.exit_code in _KILLED_EXIT_CODES)
+
+    def succeeded(self, pod: Any) -> Verdict:
+        status = pod.status
+        for statuses in (
+            status.init_container_statuses,
+            status.container_statuses,
+            status.ephemeral_container_statuses,
+        ):
+            if statuses is not None:
+                for container in statuses:
+                    state = container.state
+                    if state is not None and state.terminated is not None and "OOMKilled" in state.terminated.reason:
+                        return _fails("OOMKilled", "Pod reported success despite being OOMKilled", False)
+        return _waits(SUCCESS, 0, "")
+
+    def failed(self, pod: Any, primary: str | None) -> Verdict:
+        """``primary`` is the container whose kill is the system's fault, if any."""
+        status = pod.status
+        code = status.reason or "UnknownError"
+        message = status.message or "Pod failed. No message received from kubernetes."
+        is_system = code in _SYSTEM_REASONS
+        for statuses in (
+            status.init_container_statuses,
+            status.container_statuses,
+            status.ephemeral_container_statuses,
+        ):
+            for container in statuses or ():
+                ended = None if container.last_state is None else container.last_state.terminated
+                if ended is None:
+                    ended = None if container.state is None else container.state.terminated
+                if ended is None:
+                    continue
+                if "OOMKilled" in ended.reason:
+                    code = "OOMKilled"
+                elif ended.exit_code in _KILLED_EXIT_CODES:
+                    code = "Interrupted"
+                    is_system = is_system or container.name == primary
+                message += terminated_text(container.name, ended)
+        if is_system or code == "UnknownError":
+            return _fails("Interrupted", message, True)
+        return _fails(code, message, False)
+
+    def pending(self, pod: Any, now: datetime) -> Verdict:
+        """The first condition that explains the wait decides; time runs from when it last changed."""
+        status = pod.status
+        verdict = None
+        since = now
+        if status.conditions is not None:
+            for condition in status.conditions:
+                since = condition.last_transition_time or _UNSET
+                kind = condition.type
+                if kind == "Unschedulable" or (kind == "PodScheduled" and condition.status == "False"):
+                    verdict = _waits(QUEUED, 0, f"{condition.reason}:{condition.message}")
+                    break
+                if kind == "Ready" and condition.status == "False":
+                    waiting = self._waiting(status)
+                    if waiting is not None:
+                        verdict = self._classify(condition, waiting, since, now)
+                        break
+        if verdict is None:
+            verdict = _waits(QUEUED, 0, "Demistify Pending")
+        if verdict.phase > RUNNING:
+            return verdict
+        limit = self._limits.pending
+        if limit is not None:
+            if now - since >= limit:
+                late = _fails_waiting(RETRYABLE_FAILURE, "PodPendingTimeout", verdict.reason, True)
+                late.since = since
+                return late
+            if status.conditions:
+                verdict.recheck_at = _earlier(verdict.recheck_at, _end(since, limit))
+        return verdict
+
+    def _waiting(self, status: Any) -> Any:
+        """The first init container that waits, else the first container that waits and is not ready."""
+        if status.init_container_statuses is not None:
+            for container in status.init_container_statuses:
+                if container.state is not None and container.state.waiting is not None:
+                    return container.state.waiting
+        if status.container_statuses is not None:
+            for container in status.container_statuses:
+                if not container.ready and container.state is not None and container.state.waiting is not None:
+                    return container.state.waiting
+        return None
+
+    def _classify(self, condition: Any, waiting: Any, since: datetime, now: datetime) -> Verdict:
+        limits = self._limits
+        reason = waiting.reason
+        code = f"{condition.reason}|{reason}"
+        message = f"{condition.message}|{waiting.message}"
+        verdict = None
+        grace = None
+        text = ""
+        phase = PERMANENT_FAILURE
+        is_system = False
+        if reason == "CreateContainerError":
+            grace, text = limits.create_container_error, limits.create_container_error_text
+        elif reason == "CreateContainerConfigError":
+            grace, text = limits.create_container_config_error, limits.create_container_config_error_text
+        elif reason == "ImagePullBackOff":
+            grace, text = limits.image_pull_backoff, limits.image_pull_backoff_text
+            phase = RETRYABLE_FAILURE
+            is_system = "429 Too Many Requests" in waiting.message
+        elif reason == "InvalidImageName":
+            verdict = _fails_waiting(PERMANENT_FAILURE, code, message, False)
+        elif reason not in _STARTING:
+            verdict = _fails_waiting(RETRYABLE_FAILURE, code, message, True)
+        if grace is not None and now - since >= grace:
+            verdict = _fails_waiting(phase, code, f"Grace period [{text}] exceeded|{message}", is_system)
+        if verdict is None:
+            verdict = _waits(INITIALIZING, 0, f"[{code}]: {message}")
+            if grace is not None:
+                verdict.recheck_at = _end(since, grace)
+        verdict.since = since
+        return verdict
+
+    def phase_info(
+        self,
+        pod: Any,
+        logs: tuple[Any, ...],
+        now: datetime,
+        last_phase: int,
+        last_version: int,
+        last_reason: str,
+    ) -> Any:
+        """The verdict on a task's own pod, with all that is told along with it.
+
+        A reason other than the last one within the same phase gets a new version.
+        """
+        verdict = self.verdict(pod, now)
+        phase = verdict.phase
+        version = verdict.version
+        reason = verdict.reason
+        if phase >= RUNNING:
+            for index, log in enumerate(logs):
+                if log.link_type is self._results.ide:
+                    ready = is_ready(pod)
+                    told = "Vscode server is ready" if ready else "Vscode server is not ready"
+                    reason = f"{reason}, {told}" if reason else told
+                    logs = (*logs[:index], msgspec.structs.replace(log, ready=ready), *logs[index + 1 :])
+                    break
+        if phase == last_phase and version <= last_version and reason != last_reason:
+            version = last_version + 1
+        if phase == UNDEFINED:
+            info = None
+        elif verdict.since is not None:
+            info = self._task_info(verdict.since)
+        else:
+            info = self.task_info(pod, logs, now)
+        return self._phase_info(
+            self._phases[phase],
+            version,
+            reason,
+            self.error(verdict),
+            info,
+            verdict.cleanup,
+            verdict.recheck_at,
+        )
+
+    def error(self, verdict: Verdict) -> Any:
+        if verdict.phase < RETRYABLE_FAILURE:
+            return None
+        kind = self._results.system if verdict.is_system else self._results.user
+        return self._results.execution_error(verdict.code, verdict.message, kind)
+
+    def task_info(self, pod: Any, logs: tuple[Any, ...], now: datetime) -> Any:
+        occurred = self.occurred_at(pod)
+        if occurred is None:
+            occurred = now
+        reported = self._completed_at(pod)
+        if reported is None:
+            reported = occurred
+        context = self._results.log_context((self.pod_log_context(pod),), pod.metadata.name)
+        return self._task_info(occurred, reported, logs, context)
+
+    def occurred_at(self, pod: Any) -> datetime | None:
+        """The latest start or end of a container in whole seconds; ``None`` when there is none."""
+        status = pod.status
+        latest = None
+        if status is None:
+            return None
+        for statuses in (status.container_statuses, status.init_container_statuses):
+            if statuses is not None:
+                for container in statuses:
+                    state = container.state
+                    if state is None:
+                        continue
+                    when = None
+                    if state.running is not None:
+                        when = state.running.started_at
+                    elif state.terminated is not None:
+                        when = state.terminated.finished_at
+                    if when is not None and when != _UNSET and (latest is None or when > latest):
+                        latest = when
+        return latest.replace(microsecond=0) if latest is not None and latest.microsecond else latest
+
+    def _completed_at(self, pod: Any) -> datetime | None:
+        conditions = None if pod.status is None else pod.status.conditions
+        latest = None
+        if conditions is not None:
+            for condition in conditions:
+                if condition.reason == "PodCompleted" and condition.type == "Ready" and condition.status == "False":
+                    when = condition.last_transition_time
+                    if when is not None and when != _UNSET and (latest is None or when > latest):
+                        latest = when
+        return latest
+
+    def pod_log_context(self, pod: Any) -> Any:
+        """The pod and its containers in the order of their statuses."""
+        metadata = pod.metadata
+        status = pod.status
+        return self._results.pod_log_context(
+            metadata.namespace,
+            metadata.name,
+            primary_container_name(pod),
+            self._containers(None if status is None else status.container_statuses),
+            self._containers(None if status is None else status.init_container_statuses),
+        )
+
+    def _containers(self, statuses: tuple[Any, ...] | None) -> tuple[Any, ...]:
+        if statuses is None:
+            return ()
+        contexts = []
+        for status in statuses:
+            state = status.state
+            start: datetime | None = None
+            end: datetime | None = None
+            if state is not None:
+                if state.running is not None:
+                    start = state.running.started_at or _UNSET
+                elif state.terminated is not None:
+                    start = state.terminated.started_at or _UNSET
+                    end = state.terminated.finished_at or _UNSET
+            contexts.append(self._results.container_context(status.name, start, end))
+        return tuple(contexts)
+
+
+def is_terminal(pod: Any) -> bool:
+    return pod.status is not None and pod.status.phase in ("Succeeded", "Failed")
+
+
+def completion_time(pod: Any) -> datetime | None:
+    """The latest end of a container, now or before; else when the pod was deleted, started, created."""
+    status = pod.status
+    latest = None
+    if status is not None:
+        for statuses in (status.init_container_statuses, status.container_statuses):
+            for container in statuses or ():
+                for state in (container.last_state, container.state):
+                    ended = None if state is None or state.terminated is None else state.terminated.finished_at
+                    if ended is not None and ended != _UNSET and (latest is None or ended > latest):
+                        latest = ended
+    if latest is not None:
+        return latest
+    started = None if status is None else status.start_time
+    return pod.metadata.deletion_timestamp or started or pod.metadata.creation_timestamp
