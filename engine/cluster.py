@@ -50,7 +50,7 @@ class WatchEventType(enum.Enum):
     BOOKMARK = "BOOKMARK"
 
 
-class WatchEvent(msgspec.Struct, frozen=True):
+class WatchEvent(msgspec.Struct, frozen=True, gc=False):
     """A change. A bookmark has only a resourceVersion in its metadata, and an empty ``raw``.
 
     An object that stops matching the selector is reported as deleted, one that starts as added.

@@ -28,7 +28,7 @@ class NamespacedName(msgspec.Struct, frozen=True):
         return f"{self.namespace}/{self.name}"
 
 
-class OwnerReference(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True):
+class OwnerReference(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True, gc=False):
     """``metav1.OwnerReference``, as it goes into built objects."""
 
     api_version: str = msgspec.field(name="apiVersion")

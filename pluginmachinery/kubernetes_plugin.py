@@ -38,7 +38,7 @@ class Kind(msgspec.Struct, frozen=True):
 POD = Kind("", "v1", "Pod", "pods")
 
 
-class ObjectMeta(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True):
+class ObjectMeta(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True, gc=False):
     """The part of ``metav1.ObjectMeta`` that the engine reads and writes."""
 
     name: str = ""
@@ -80,7 +80,7 @@ BuiltObject = RenderedObject | Mapping[str, Any] | msgspec.Struct | Any
 """What an author may return: JSON-like mappings, Structs, or models of the ``kubernetes`` package."""
 
 
-class ObservedObject(msgspec.Struct, frozen=True):
+class ObservedObject(msgspec.Struct, frozen=True, gc=False):
     """An object as the cluster holds it: decoded metadata, and the whole as JSON bytes."""
 
     kind: Kind

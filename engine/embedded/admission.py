@@ -33,42 +33,50 @@ class Admission:
 
     def __init__(self) -> None:
         self._keys: dict[str, str] = {}
+        self._annotation_keys: dict[str, str] = {}
         self._values: dict[str, str] = {}
 
     def labels(self, target: str, labels: Mapping[str, str] | None) -> Mapping[str, str]:
         if not labels:
             return EMPTY
-        return {
-            self._known(self._keys, is_qualified_name, target, "metadata.labels", key): self._known(
-                self._values, is_label_value, target, f"metadata.labels['{key}']", value
-            )
-            for key, value in labels.items()
-        }
+        keys, values = self._keys, self._values
+        shared = {}
+        for key, value in labels.items():
+            known_key, known_value = keys.get(key), values.get(value)
+            if known_key is None:
+                known_key = self._learn(keys, is_qualified_name, target, "metadata.labels", key)
+            if known_value is None:
+                known_value = self._learn(values, is_label_value, target, f"metadata.labels['{key}']", value)
+            shared[known_key] = known_value
+        return shared
 
     def annotations(self, target: str, annotations: Mapping[str, str] | None) -> Mapping[str, str]:
         if not annotations:
             return EMPTY
-        keys = self._keys
-        checked = {
-            self._known(keys, is_qualified_name, target, "metadata.annotations", key.lower()) and key: value
-            for key, value in annotations.items()
-        }
-        size = sum(len(key.encode()) + len(value.encode()) for key, value in annotations.items())
+        shared = {}
+        size = 0
+        for key, value in annotations.items():
+            known_key = self._annotation_keys.get(key)
+            if known_key is None:
+                known_key = self._learn(self._annotation_keys, is_annotation_key, target, "metadata.annotations", key)
+            shared[known_key] = value
+            size += len(key) + len(value if value.isascii() else value.encode())
         if size > MAX_ANNOTATIONS_BYTES:
             raise InvalidError(
                 target, f"metadata.annotations: {size} bytes in all, the limit is {MAX_ANNOTATIONS_BYTES}"
             )
-        return checked
+        return shared
 
     def finalizers(self, target: str, finalizers: Sequence[str] | None) -> Sequence[str]:
+        if not finalizers:
+            return ()
+        keys = self._keys
         return tuple(
-            self._known(self._keys, is_qualified_name, target, "metadata.finalizers", name) for name in finalizers or ()
+            keys.get(name) or self._learn(keys, is_qualified_name, target, "metadata.finalizers", name)
+            for name in finalizers
         )
 
-    def _known(self, known: dict[str, str], is_valid: Callable[[str], bool], target: str, field: str, text: str) -> str:
-        shared = known.get(text)
-        if shared is not None:
-            return shared
+    def _learn(self, known: dict[str, str], is_valid: Callable[[str], bool], target: str, field: str, text: str) -> str:
         if not is_valid(text):
             raise InvalidError(target, f"{field}: {text[:80]!r} is not a {_MEANING[is_valid]}")
         if len(known) >= MAX_KNOWN_STRINGS:
@@ -131,8 +139,17 @@ def is_qualified_name(text: str) -> bool:
     return len(part) <= MAX_LABEL_CHARACTERS and _qualified_part(part) is not None
 
 
+def is_annotation_key(text: str) -> bool:
+    """Unlike in a label, capitals are allowed in the prefix."""
+    return is_qualified_name(text.lower())
+
+
+_QUALIFIED_NAME: Final = (
+    "qualified name: an optional DNS-1123 subdomain and '/', then at most 63 letters, digits, '-', '_' and '.', "
+    "a letter or digit at both ends"
+)
 _MEANING: Final[dict[Callable[[str], bool], str]] = {
     is_label_value: "label value: at most 63 letters, digits, '-', '_' and '.', a letter or digit at both ends",
-    is_qualified_name: "qualified name: an optional DNS-1123 subdomain and '/', then at most 63 letters, digits, "
-    "'-', '_' and '.', a letter or digit at both ends",
+    is_qualified_name: _QUALIFIED_NAME,
+    is_annotation_key: _QUALIFIED_NAME,
 }

@@ -23,7 +23,7 @@ import msgspec
 
 from propfan.engine.cluster import POD, Kind, ObjectList, ObjectMeta, ObservedObject
 from propfan.engine.embedded import admission, deletion, objects, patching
-from propfan.engine.embedded.commits import Batch, Commits, Write
+from propfan.engine.embedded.commits import Batch, Commits, Part, Write
 from propfan.engine.embedded.garbage import GarbageCollector
 from propfan.engine.embedded.objects import StoredObject
 from propfan.engine.embedded.patching import Revision
@@ -175,7 +175,7 @@ class EmbeddedCluster:
             _PENDING if kind == POD else b"",
         )
         admission.size(target, stored.raw)
-        batch = self._commits.write(Write(table, None, stored, stored, True))
+        batch = self._commits.write(Write(table, None, stored, stored, Part.BODY))
         if owners and not self._tables.has_owner(stored):
             batch.ownerless.append(stored.metadata.uid)
         return await self._commits.committed(batch, stored, target)
@@ -284,15 +284,17 @@ class EmbeddedCluster:
     ) -> Write | None:
         """``None`` when nothing changes."""
         if subresource:
-            revision = patching.revise_status(before, patch, target)
+            revision, part = patching.revise_status(before, patch, target), Part.STATUS
         else:
-            revision = patching.revise(before, patch, self._admission, target)
+            revision, part = patching.revise(before, patch, self._admission, target), Part.METADATA
         if revision is None:
             return None
+        if revision.body is not None:
+            part = Part.BODY
         after = revision.apply(before, table.head, str(self._commits.version + 1))
         admission.size(target, after.raw)
         is_gone = bool(before.metadata.finalizers) and deletion.is_due(after.metadata)
-        return Write(table, before, None if is_gone else after, after, revision.body is not None)
+        return Write(table, before, None if is_gone else after, after, part)
 
     def _delete(self, table: Table, before: StoredObject, grace_period_s: int | None) -> Batch | None:
         """``None`` when it is being deleted already."""
@@ -303,7 +305,7 @@ class EmbeddedCluster:
         if is_gone:
             metadata = before.metadata
         shown = Revision(metadata).apply(before, table.head, str(self._commits.version + 1))
-        return self._commits.write(Write(table, before, None if is_gone else shown, shown, False))
+        return self._commits.write(Write(table, before, None if is_gone else shown, shown, Part.METADATA))
 
     def _delete_garbage(self, garbage: StoredObject) -> None:
         batch = self._delete(self._table(garbage.kind), garbage, None)
@@ -318,17 +320,18 @@ class EmbeddedCluster:
                 if kind is None:
                     kind = kinds[row.kind] = msgspec.json.decode(row.kind, type=Kind)
                 table = self._table(kind)
-                sent = objects.decode_metadata(row.metadata)
+                sent = objects.decode_metadata(row.metadata or b"")
                 metadata = msgspec.structs.replace(
                     sent,
+                    resource_version=str(max(row.version, int(sent.resource_version))),
                     labels=self._admission.labels("", sent.labels),
                     annotations=sent.annotations or admission.EMPTY,
                     owner_references=tuple(sent.owner_references),
                     finalizers=self._admission.finalizers("", sent.finalizers),
                 )
-                stored = objects.assemble(kind, table.head, row.id, metadata, row.body or b"", row.status)
+                stored = objects.assemble(kind, table.head, row.id, metadata, row.body or b"", row.status or b"")
                 self._tables.replace(table, None, stored)
-        except (msgspec.MsgspecError, InvalidError, TypeError) as error:
+        except (msgspec.MsgspecError, InvalidError, ValueError) as error:
             raise damaged(self._store.path, error) from error
         self._garbage.suspect(uid for uid, stored in self._tables.by_uid.items() if not self._tables.has_owner(stored))
 

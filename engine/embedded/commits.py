@@ -8,6 +8,7 @@ batches stand on the one that failed.
 from __future__ import annotations
 
 import asyncio
+import enum
 import sqlite3
 from collections import deque
 from collections.abc import Callable, Iterable
@@ -35,6 +36,14 @@ COLLECT_RETRY_S: Final = 1.0
 _Result = TypeVar("_Result")
 
 
+class Part(enum.Enum):
+    """The largest part that a write changes. Metadata change with the body, but for the version with the status."""
+
+    METADATA = enum.auto()
+    BODY = enum.auto()
+    STATUS = enum.auto()
+
+
 class Write(msgspec.Struct, frozen=True, gc=False):
     """One change of one object. ``shown`` is what watches see; ``after`` is ``None`` when it goes."""
 
@@ -42,7 +51,7 @@ class Write(msgspec.Struct, frozen=True, gc=False):
     before: StoredObject | None
     after: StoredObject | None
     shown: StoredObject
-    is_new_body: bool
+    part: Part
 
 
 class Batch:
@@ -180,18 +189,22 @@ class Commits:
     def _changes(self, batch: Batch, version: int) -> Changes:
         rows: dict[int, ObjectRow] = {}
         removed: list[int] = []
-        if self._store.path is not None:
-            for write in batch.writes:
-                after = write.after
-                if after is None:
-                    rows.pop(write.shown.id, None)
-                    removed.append(write.shown.id)
-                    continue
-                body = after.body if write.is_new_body else None
-                if body is None and after.id in rows:
-                    body = rows[after.id].body
-                metadata = after.raw[len(write.table.head) : after.body_at]
-                rows[after.id] = ObjectRow(after.id, write.table.stored_kind, metadata, after.status_member, body)
+        for write in batch.writes if self._store.path is not None else ():
+            before, after = write.before, write.after
+            if after is None:
+                rows.pop(write.shown.id, None)
+                removed.append(write.shown.id)
+                continue
+            row = rows.get(after.id)
+            if row is None:
+                row = rows[after.id] = ObjectRow(after.id, write.table.stored_kind, 0, None, None, None)
+            row.version = int(after.metadata.resource_version)
+            if before is None or write.part is not Part.STATUS:
+                row.metadata = after.raw[len(write.table.head) : after.body_at]
+            if before is None or write.part is Part.BODY:
+                row.body = after.body
+            if before is None or write.part is Part.STATUS:
+                row.status = after.status_member
         return Changes(list(rows.values()), removed, batch.events, version)
 
     def _publish(self, batch: Batch) -> None:

@@ -8,7 +8,7 @@ import msgspec
 
 _decode_members: Final = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 _encode: Final = msgspec.json.Encoder().encode
-_NULL: Final = b"null"
+_NULL: Final = msgspec.Raw(b"null")
 
 
 def merge(target: bytes | msgspec.Raw, patch: bytes | msgspec.Raw) -> bytes | None:
@@ -19,21 +19,17 @@ def merge(target: bytes | msgspec.Raw, patch: bytes | msgspec.Raw) -> bytes | No
     members = _decode_members(target)
     changed = False
     for name, value in _decode_members(patch).items():
-        text = bytes(value)
         old = members.get(name)
-        if text == _NULL:
+        if value == _NULL:
             if old is None:
                 continue
             del members[name]
-        elif text[0] == 0x7B:  # an object
-            if old is not None and is_object(old):
-                merged = merge(old, text)
-                if merged is None:
-                    continue
-            else:
-                merged = _without_nulls(text)
+        elif is_object(value):
+            merged = merge(old, value) if old is not None and is_object(old) else _without_nulls(bytes(value))
+            if merged is None:
+                continue
             members[name] = msgspec.Raw(merged)
-        elif old is not None and bytes(old) == text:
+        elif old is not None and old == value:
             continue
         else:
             members[name] = value
@@ -42,8 +38,8 @@ def merge(target: bytes | msgspec.Raw, patch: bytes | msgspec.Raw) -> bytes | No
 
 
 def is_object(text: bytes | msgspec.Raw) -> bool:
-    return bytes(memoryview(text)[:1]) == b"{"
+    return memoryview(text)[0] == 0x7B  # "{"
 
 
 def _without_nulls(text: bytes) -> bytes:
-    return merge(b"{}", text) or b"{}" if _NULL in text else text
+    return merge(b"{}", text) or b"{}" if b"null" in text else text

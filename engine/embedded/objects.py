@@ -52,6 +52,7 @@ class StoredObject(ObservedObject, frozen=True, gc=False):
 
 
 STATUS: Final = b',"status":'
+_NULL: Final = msgspec.Raw(b"null")
 
 
 class SentMeta(msgspec.Struct, rename="camel"):
@@ -103,12 +104,11 @@ def parse(kind: Kind, text: bytes) -> Sent:
             text = msgspec.json.format(text, indent=-1)  # a merge compares texts
         members = _decode_members(text)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise BadRequestError(f"{kind.kind}", f"the body is not a JSON object: {error}") from error
-    for name, wanted in (("apiVersion", kind.api_version), ("kind", kind.kind)):
-        found = members.pop(name, None)
-        if found is None or bytes(found) != encode(wanted):
-            got = "is missing" if found is None else f"is {bytes(found)[:80].decode()}"
-            raise BadRequestError(f"{kind.kind}", f"{name} {got}, it must be {wanted!r} for {kind}")
+        raise BadRequestError(kind.kind, f"the body is not a JSON object: {error}") from error
+    of = members.pop("apiVersion", _NULL), members.pop("kind", _NULL)
+    if of != (msgspec.Raw(encode(kind.api_version)), msgspec.Raw(encode(kind.kind))):
+        found = " ".join(bytes(text)[:80].decode() for text in of)
+        raise BadRequestError(kind.kind, f"it is of kind {found}, not {kind.api_version} {kind.kind}")
     members.pop("status", None)
     meta = parse_meta(kind.kind, members.pop("metadata", msgspec.Raw(b"{}")))
     return Sent(meta, b"," + encode(members)[1:-1] if members else b"")

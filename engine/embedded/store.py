@@ -2,7 +2,7 @@
 
 One SQLite database in WAL mode with ``synchronous=NORMAL``: what was committed survives the death
 of the process at any instant; a power cut can lose the last commits but harms no older one. The
-spec of an object has a table of its own, so that a change of status does not write it again.
+parts of an object have tables of their own, so that a change of status writes nothing else.
 """
 
 from __future__ import annotations
@@ -30,8 +30,9 @@ VACUUM_ABOVE_BYTES: Final = 64 * 2**20
 
 _SCHEMA: Final = """
     BEGIN IMMEDIATE;
-    CREATE TABLE object (id INTEGER PRIMARY KEY, kind TEXT NOT NULL, metadata BLOB NOT NULL, status BLOB NOT NULL);
+    CREATE TABLE object (id INTEGER PRIMARY KEY, kind TEXT NOT NULL, metadata BLOB NOT NULL);
     CREATE TABLE body (id INTEGER PRIMARY KEY, body BLOB NOT NULL);
+    CREATE TABLE status (id INTEGER PRIMARY KEY, version INTEGER NOT NULL, status BLOB NOT NULL);
     CREATE TABLE event (seq INTEGER PRIMARY KEY, key TEXT NOT NULL UNIQUE, payload BLOB NOT NULL);
     CREATE TABLE counter (id INTEGER PRIMARY KEY CHECK (id = 1), version INTEGER NOT NULL, seq INTEGER NOT NULL);
     INSERT INTO counter VALUES (1, 0, 0);
@@ -49,14 +50,20 @@ class JournalEvent(msgspec.Struct, frozen=True):
     payload: bytes
 
 
-class ObjectRow(msgspec.Struct, frozen=True, gc=False):
-    """``body`` and ``status`` are as in ``StoredObject``; a ``None`` body is the one already stored."""
+class ObjectRow(msgspec.Struct, gc=False):
+    """An object, or the parts of it that a commit writes; the others are ``None``.
+
+    Attributes:
+        version: The resourceVersion. That in ``metadata`` can be older, when the status changed since.
+        body: As in ``StoredObject``, like ``status``.
+    """
 
     id: int
     kind: str
-    metadata: bytes
-    status: bytes
+    version: int
+    metadata: bytes | None
     body: bytes | None
+    status: bytes | None
 
 
 class Changes(msgspec.Struct):
@@ -130,7 +137,8 @@ class Store:
             ConfigError: the file is damaged.
         """
         rows = self._connection.execute(
-            "SELECT id, kind, metadata, status, body FROM object LEFT JOIN body USING (id) ORDER BY id"
+            "SELECT id, kind, version, metadata, body, status "
+            "FROM object JOIN body USING (id) JOIN status USING (id) ORDER BY id"
         )
         try:
             for row in rows:
@@ -148,19 +156,24 @@ class Store:
         seq = self._seq
         execute("BEGIN IMMEDIATE")
         try:
-            if changes.objects:
+            rows = changes.objects
+            if rows:
                 executemany(
-                    "INSERT INTO object VALUES (?, ?, ?, ?) ON CONFLICT (id) DO UPDATE "
-                    "SET metadata = excluded.metadata, status = excluded.status",
-                    [(row.id, row.kind, row.metadata, row.status) for row in changes.objects],
+                    "INSERT OR REPLACE INTO object VALUES (?, ?, ?)",
+                    [(row.id, row.kind, row.metadata) for row in rows if row.metadata is not None],
                 )
-                bodies = [(row.id, row.body) for row in changes.objects if row.body is not None]
-                if bodies:
-                    executemany("INSERT OR REPLACE INTO body VALUES (?, ?)", bodies)
+                executemany(
+                    "INSERT OR REPLACE INTO body VALUES (?, ?)",
+                    [(row.id, row.body) for row in rows if row.body is not None],
+                )
+                executemany(
+                    "INSERT OR REPLACE INTO status VALUES (?, ?, ?)",
+                    [(row.id, row.version, row.status) for row in rows if row.status is not None],
+                )
             if changes.removed:
                 ids = [(row,) for row in changes.removed]
-                executemany("DELETE FROM object WHERE id = ?", ids)
-                executemany("DELETE FROM body WHERE id = ?", ids)
+                for table in ("object", "body", "status"):
+                    executemany(f"DELETE FROM {table} WHERE id = ?", ids)  # noqa: S608 - names above
             for is_removal, events in itertools.groupby(changes.events, key=lambda event: event[1] is None):
                 if is_removal:
                     executemany(
