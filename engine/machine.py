@@ -41,6 +41,7 @@ from propfan.engine.task_state import (
     Observed,
     Outcome,
     Pending,
+    Persist,
     Postponed,
     Refused,
     Rejected,
@@ -218,6 +219,8 @@ def _delay(state: TaskState, event: Delayed, now: datetime) -> Step:
 def _observe(state: TaskState, event: Observed, now: datetime) -> Step:
     """The plugin's verdict decides; an end of the object is confirmed by what it left behind."""
     state = _replace(state, observed_at=now, recheck_at=event.recheck_at, retry_at=None, tries=0, waiting_for="")
+    if event.plugin_data is not None:
+        state = _replace(state, plugin_data=event.plugin_data)
     phase = event.phase
     if phase is Phase.UNDEFINED:
         return _undefined(state, event, now)
@@ -232,7 +235,10 @@ def _observe(state: TaskState, event: Observed, now: datetime) -> Step:
         state = _replace(state, running_since=min(began, now) if began and began.year > 1 else now)
     if phase in (Phase.INITIALIZING, Phase.RUNNING):
         state = _replace(state, queued_since=None)
-    return advance(state, phase, event.version, event.reason, now, event.info)
+    told = advance(state, phase, event.version, event.reason, now, event.info)
+    if event.plugin_data is not None and not told.commands:
+        return Step(told.state, (Persist(),))
+    return told
 
 
 def _undefined(state: TaskState, event: Observed, now: datetime) -> Step:

@@ -13,7 +13,7 @@ from typing import Any, Final
 import msgspec
 
 from propfan.engine.task_events import TaskEvent
-from propfan.engine.task_state import Limits, Outcome, Pending, Stage, TaskState
+from propfan.engine.task_state import Limits, Outcome, Pending, PluginData, Stage, TaskState
 from propfan.pluginmachinery.errors import DecodeError
 from propfan.pluginmachinery.phases import ErrorKind, ExecutionError, Phase
 from propfan.pluginmachinery.taskaction import (
@@ -44,10 +44,12 @@ class _Saved(msgspec.Struct, frozen=True, omit_defaults=True):
     tries: int = 0
     waiting_for: str = ""
     reason: str = ""
+    removing_attempt: int = 0
     outcome: Outcome | None = None
     remove_object: bool = False
     error: ExecutionError | None = None
     attempt_errors: tuple[str, ...] = ()
+    plugin_data: PluginData | None = None
     unsent: tuple[TaskEvent, ...] = ()
 
 

@@ -61,6 +61,7 @@ class TaskEvent(msgspec.Struct, frozen=True, omit_defaults=True):
     domain: str
     attempt: int
     phase: ActionPhase
+    plugin_phase: Phase
     version: int
     occurred_at: datetime
     is_final: bool = False
@@ -75,7 +76,7 @@ class TaskEvent(msgspec.Struct, frozen=True, omit_defaults=True):
     @property
     def key(self) -> str:
         """What makes it a repeat: task, attempt, phase, version."""
-        return f"{self.namespace}/{self.name}/{self.uid}/{self.attempt}/{self.phase.name}/{self.version}"
+        return f"{self.namespace}/{self.name}/{self.uid}/{self.attempt}/{self.plugin_phase.name}/{self.version}"
 
 
 class Identity(msgspec.Struct, frozen=True):
@@ -122,6 +123,7 @@ def to_event(identity: Identity, report: Report, output_uri: str = "") -> TaskEv
         domain=identity.domain,
         attempt=report.attempt,
         phase=action_phase(report),
+        plugin_phase=report.phase,
         version=report.version,
         occurred_at=report.occurred_at,
         is_final=report.outcome is not None,

@@ -18,6 +18,13 @@ from propfan.pluginmachinery.phases import ExecutionError, Phase, ReasonInfo, Ta
 from propfan.pluginmachinery.taskaction import Condition, PhaseHistoryEntry
 
 
+class PluginData(msgspec.Struct, frozen=True):
+    """What a core plugin keeps for one task: opaque bytes with a version."""
+
+    version: int = 0
+    content: bytes = b""
+
+
 class Stage(enum.Enum):
     """What the engine is doing for a task. Each stage has one goal (see ``machine.goal``)."""
 
@@ -138,8 +145,10 @@ class TaskState(msgspec.Struct, frozen=True):
         launch_at: Earliest time of the next launch, once the old object is away.
         tries: Failed tries of the present goal in a row, for the back-off.
         waiting_for: Why nothing happens at the moment, for people.
+        removing_attempt: Whose object is being removed while CLEANING.
         remove_object: The task is over and its object must go even if it has ended by itself.
         error: The latest error; of the verdict when the task is over.
+        plugin_data: What a core plugin keeps for this attempt.
         attempt_errors: Why earlier attempts failed, oldest first, at most the last 8.
     """
 
@@ -166,10 +175,12 @@ class TaskState(msgspec.Struct, frozen=True):
     tries: int = 0
     waiting_for: str = ""
     cache_status: str = ""
+    removing_attempt: int = 0
     outcome: Outcome | None = None
     remove_object: bool = False
     error: ExecutionError | None = None
     attempt_errors: tuple[str, ...] = ()
+    plugin_data: PluginData | None = None
     conditions: tuple[Condition, ...] = ()
     history: tuple[PhaseHistoryEntry, ...] = ()
 
@@ -256,6 +267,7 @@ class Observed(Event, frozen=True):
     info: TaskInfo | None = None
     remove_object: bool = False
     recheck_at: datetime | None = None
+    plugin_data: PluginData | None = None
 
 
 class ObjectLost(Event, frozen=True):

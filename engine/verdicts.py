@@ -100,6 +100,7 @@ def attempt_failed(state: TaskState, error: ExecutionError, now: datetime, info:
     state = _replace(
         state,
         stage=Stage.CLEANING,
+        removing_attempt=state.attempt,
         attempt=state.attempt + 1,
         phase=Phase.QUEUED,
         phase_version=0,
@@ -107,6 +108,7 @@ def attempt_failed(state: TaskState, error: ExecutionError, now: datetime, info:
         top_version=0,
         reason="restarting task",
         pending=None,
+        plugin_data=None,
         queued_since=now,
         running_since=None,
         undefined_since=None,
@@ -141,8 +143,10 @@ def system_failure(
     state = _replace(
         state,
         stage=Stage.CLEANING,
+        removing_attempt=state.attempt,
         version_base=state.top_version + 1,
         pending=None,
+        plugin_data=None,
         queued_since=now,
         running_since=None,
         undefined_since=None,

@@ -18,6 +18,8 @@ from propfan.pluginmachinery.kubernetes_plugin import ObjectMeta
 FINALIZER: Final = "flyte.org/plugin-finalizer"
 TERMINATION_STATUS_LABEL: Final = "flyte.org/termination-status"
 COMPLETED_TIME_LABEL: Final = "flyte.org/completed-time"
+COMPLETED_TIME_FORMAT: Final = "%Y-%m-%d.%H-%M"
+"""UTC, to the minute; later times are greater texts."""
 MANAGED_LABEL: Final = "flyte.org/managed"
 INVALID_SPEC: Final = "InvalidSpec"
 

@@ -1,0 +1,353 @@
+"""The engine as a program embeds it: submit tasks, wait for them, follow them, explain them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager
+from datetime import datetime
+from pathlib import Path
+from types import TracebackType
+from typing import Final, Self
+
+import anyio
+import msgspec
+import structlog
+
+from propfan.engine import machine, submission
+from propfan.engine.clock import Clock, SystemClock
+from propfan.engine.cluster import TASK_ACTION, Kind, ObservedObject
+from propfan.engine.config import EngineConfig
+from propfan.engine.embedded import EmbeddedCluster
+from propfan.engine.garbage import GarbageCollector
+from propfan.engine.journal_sink import JournalSink
+from propfan.engine.pod_templates import WatchedPodTemplates
+from propfan.engine.processes import Capacity, OnExit, ProcessRuntime
+from propfan.engine.reconcile.live_task import LiveTask, TaskKey, decode
+from propfan.engine.reconcile.reconciler import Reconciler
+from propfan.engine.reconcile.rounds import Rounds
+from propfan.engine.reconcile.task_context import Ports
+from propfan.engine.secrets import FileEnvSecrets
+from propfan.engine.storage import ObjectStore, StorageConfig
+from propfan.engine.submission import Submission, TaskStatus
+from propfan.engine.task_cache import StoreCache
+from propfan.engine.task_events import EventSink, TaskEvent
+from propfan.engine.task_state import Stage
+from propfan.pluginmachinery import iopaths
+from propfan.pluginmachinery.config import K8sConfig, decode_config
+from propfan.pluginmachinery.contexts import DataStore
+from propfan.pluginmachinery.entries import LoadedClusterPlugin, LoadedKubernetesPlugin, SetupContext
+from propfan.pluginmachinery.errors import AlreadyExistsError, ConfigError, NotFoundError, PermanentError
+from propfan.pluginmachinery.loglinks import LogsConfig
+from propfan.pluginmachinery.phases import Phase
+from propfan.pluginmachinery.registry import Registry
+from propfan.pluginmachinery.taskaction import ABORT_ANNOTATION
+
+logger = structlog.get_logger(__name__)
+
+DATABASE_FILE: Final = "cluster.db"
+
+
+class Explanation(msgspec.Struct, frozen=True):
+    """Why a task is where it is.
+
+    Attributes:
+        goal: What the engine is about to get done for it.
+        waiting_for: What keeps it from that; empty when nothing does.
+        object: The attempt's object and what was last seen of it; empty when there is none.
+        observed_at: When the engine last looked.
+        next_wake: When it looks again without being told of a change, and why.
+        is_durable: Whether everything it has decided is written down.
+    """
+
+    status: TaskStatus
+    stage: str
+    goal: str
+    waiting_for: str
+    object: str
+    observed_at: datetime | None
+    next_wake: datetime | None
+    next_wake_reason: str
+    is_durable: bool
+    attempt_errors: Sequence[str]
+
+
+class Engine:
+    """Drives tasks on this machine, or on a cluster that is given.
+
+    ::
+
+        async with Engine(EngineConfig(data_dir=Path("state"))) as engine:
+            key = await engine.submit(Submission(template=template))
+            status = await engine.wait(key)
+
+    Enter and leave it in the same task. Leaving it stops the processes of tasks that are not over;
+    entering it again on the same ``data_dir`` goes on with them.
+
+    Args:
+        cluster: In place of the one in ``config.data_dir``.
+        registry: In place of the installed plugins.
+        store: In place of object stores by URI.
+        sink: Where events go in addition to the engine's own journal.
+        clock: For tests.
+        detach: Leave running processes alone on exit; the next engine on ``data_dir`` finds them.
+    """
+
+    def __init__(
+        self,
+        config: EngineConfig | None = None,
+        *,
+        cluster: EmbeddedCluster | None = None,
+        registry: Registry | None = None,
+        store: DataStore | None = None,
+        sink: EventSink | None = None,
+        clock: Clock | None = None,
+        detach: bool = False,
+    ) -> None:
+        self.config: Final = config or EngineConfig()
+        self._given_cluster: Final = cluster
+        self._given_registry: Final = registry
+        self._given_store: Final = store
+        self._given_sink: Final = sink
+        self._clock: Final = clock or SystemClock()
+        self._detach: Final = detach
+        self._waiters: Final[dict[TaskKey, anyio.Event]] = {}
+
+    async def __aenter__(self) -> Self:
+        async with AsyncExitStack() as stack:
+            await stack.enter_async_context(self._running())
+            self._stack = stack.pop_all()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> bool | None:
+        return await self._stack.__aexit__(kind, error, trace)
+
+    @asynccontextmanager
+    async def _running(self) -> AsyncIterator[None]:
+        config = self.config
+        k8s = decode_config(K8sConfig, config.plugins.get("k8s"), "plugins.k8s")
+        logs = decode_config(LogsConfig, config.plugins.get("logs"), "plugins.logs")
+        storage = decode_config(StorageConfig, config.storage, "storage").with_environment(os.environ)
+        self._store_root = _store_root(config)
+        async with AsyncExitStack() as stack:
+            cluster = self._given_cluster
+            if cluster is None:
+                path = config.data_dir / DATABASE_FILE if config.data_dir is not None else None
+                cluster = await stack.enter_async_context(EmbeddedCluster.open(path, clock=self._clock.now))
+            self.cluster = cluster
+            self.store: DataStore = self._given_store or ObjectStore(storage)
+            self._journal = JournalSink(cluster)
+            secrets = FileEnvSecrets(os.environ)
+            pod_templates = WatchedPodTemplates(cluster, config.namespace)
+            self.registry = self._given_registry or installed_plugins(config)
+            refused = self.registry.load(SetupContext(k8s, logs, secrets, pod_templates, config.plugins))
+            for problem in refused:
+                logger.error("plugin can not be loaded", plugin=problem.plugin, error=str(problem))
+            ports = Ports(cluster, self.store, secrets, config.max_payload_bytes, config.default_service_account)
+            cache = StoreCache(self.store, iopaths.join(self._store_root, "cache"), self._clock)
+            rounds = Rounds(self.registry, ports, cache, config, k8s, self._clock)
+            sink = self._journal if self._given_sink is None else _Both(self._journal, self._given_sink)
+            self._reconciler = Reconciler(
+                cluster, rounds, sink, config, self._clock, watched=_watched(self.registry), on_final=self._on_final
+            )
+            garbage = GarbageCollector(cluster, config, self._clock, on_deleted=self._journal.forget)
+            tasks = await stack.enter_async_context(anyio.create_task_group())
+            stack.callback(tasks.cancel_scope.cancel)
+            tasks.start_soon(pod_templates.watcher.run)
+            await pod_templates.watcher.is_synced.wait()
+            tasks.start_soon(self._reconciler.run)
+            tasks.start_soon(garbage.run)
+            if config.data_dir is not None and self._given_cluster is None:
+                await stack.enter_async_context(
+                    ProcessRuntime(
+                        cluster,
+                        data_dir=config.data_dir / "processes",
+                        capacity=decode_config(Capacity, config.capacity, "capacity"),
+                        on_exit=OnExit.DETACH if self._detach else OnExit.STOP,
+                    )
+                )
+            yield
+
+    def _on_final(self, live: LiveTask) -> None:
+        waiter = self._waiters.pop(live.key, None)
+        if waiter is not None:
+            waiter.set()
+
+    # -- Tasks -------------------------------------------------------------------------------------
+
+    async def submit(self, task: Submission) -> TaskKey:
+        """Stores the inputs and creates the task; it is durable when this returns.
+
+        Submitting again under the same run and action name finds the task that is there.
+
+        Raises:
+            TaskError, ConfigError: it could never run; nothing was created.
+            StorageError: the inputs could not be stored; nothing was created.
+            UnavailableError: the cluster did not take it; try again.
+        """
+        action = submission.to_task_action(
+            task, namespace=task.namespace or self.config.namespace, store=self._store_root
+        )
+        if not task.input_uri:
+            await self.store.put(action.spec.input_uri, task.inputs or b"")
+        key = TaskKey(action.metadata.namespace, action.metadata.name)
+        try:
+            await self.cluster.create(TASK_ACTION, submission.to_json(action))
+        except AlreadyExistsError:
+            there = decode(await self._read(key))
+            if there.spec.task_template != action.spec.task_template:
+                raise
+        return key
+
+    async def get(self, key: TaskKey) -> TaskStatus:
+        """Raises ``NotFoundError`` when there is no such task."""
+        return submission.status_of(await self._read(key))
+
+    async def wait(self, key: TaskKey) -> TaskStatus:
+        """The status once the verdict is in and written down.
+
+        Raises:
+            NotFoundError: there is no such task, or it was deleted meanwhile.
+        """
+        while True:
+            waiter = self._waiters.setdefault(key, anyio.Event())
+            status = await self.get(key)
+            if status.outcome is not None:
+                self._waiters.pop(key, None)
+                return status
+            with anyio.move_on_after(self.config.resync_s):
+                await waiter.wait()
+
+    async def list(self) -> Sequence[TaskStatus]:
+        """All tasks that are there, also those that are over."""
+        found: list[TaskStatus] = []
+        token = ""
+        while True:
+            page = await self.cluster.list(TASK_ACTION, continue_token=token)
+            found += [submission.status_of(seen) for seen in page.items]
+            token = page.continue_token
+            if not token:
+                return found
+
+    async def abort(self, key: TaskKey, reason: str = "") -> None:
+        """Asks for the task to be stopped; ``wait`` tells when it is. A task that is over stays as it is.
+
+        Raises:
+            NotFoundError: there is no such task.
+        """
+        await self.cluster.patch(TASK_ACTION, *key, {"metadata": {"annotations": {ABORT_ANNOTATION: reason}}})
+
+    async def signal(self, key: TaskKey, value: bytes, *, by: str) -> None:
+        """Gives a condition action what it waits for.
+
+        Args:
+            value: Serialised ``core.Literal``.
+
+        Raises:
+            PermanentError: it is no condition action, or was signalled before.
+            NotFoundError: there is no such task.
+        """
+        seen = await self._read(key)
+        action = decode(seen)
+        if action.spec.action_type != "condition":
+            raise PermanentError("NotACondition", f"{key} is no condition action: only those take a signal")
+        if action.status.signal_value is not None:
+            raise PermanentError("AlreadySignaled", f"{key} was signalled by '{action.status.signalled_by}' already")
+        patch = {"status": {"signalValue": value, "signalledBy": by, "signalledAt": self._clock.now()}}
+        await self.cluster.patch(
+            TASK_ACTION, *key, patch, subresource="status", resource_version=seen.metadata.resource_version
+        )
+
+    async def delete(self, key: TaskKey) -> None:
+        """Removes the task and everything it owns; one that is not over is aborted first."""
+        await self.cluster.delete(TASK_ACTION, *key)
+
+    async def explain(self, key: TaskKey) -> Explanation:
+        """Raises ``NotFoundError`` when there is no such task."""
+        status = await self.get(key)
+        live = self._reconciler.live.get(key)
+        if live is None:
+            stage = Stage.ENDED if status.outcome is not None else Stage.RECEIVED
+            return Explanation(status, stage.value, "none", "", "", None, None, "", True, ())
+        state = live.state
+        wake = machine.next_wake(state)
+        waiting_for = state.waiting_for or (state.reason if state.phase is not Phase.RUNNING else "")
+        if self._reconciler.sink_is_down and live.unsent:
+            waiting_for = f"the event sink does not answer; {waiting_for}".rstrip("; ")
+        return Explanation(
+            status=status,
+            stage=state.stage.value,
+            goal=machine.goal(state).value,
+            waiting_for=waiting_for,
+            object=str(live.object) if live.object is not None else "",
+            observed_at=state.observed_at,
+            next_wake=wake[0] if wake else None,
+            next_wake_reason=wake[1] if wake else "",
+            is_durable=live.is_durable,
+            attempt_errors=state.attempt_errors,
+        )
+
+    @asynccontextmanager
+    async def events(self, *, after: int = 0, key: TaskKey | None = None) -> AsyncIterator[AsyncIterator[tuple[int, TaskEvent]]]:
+        """Everything that was and will be reported, in order, each with a number to go on ``after`` later."""
+        prefix = f"{key}/" if key is not None else ""
+        async with aclosing(self._journal.follow(after=after, key_prefix=prefix)) as stream:  # type: ignore[type-var]
+            yield stream
+
+    async def history(self, key: TaskKey) -> Sequence[TaskEvent]:
+        """What was reported of one task so far."""
+        return await self._journal.recorded(key_prefix=f"{key}/")
+
+    @property
+    def live_tasks(self) -> int:
+        """Number of tasks that are not over."""
+        return len(self._reconciler.live)
+
+    async def _read(self, key: TaskKey) -> ObservedObject:
+        try:
+            return await self.cluster.get(TASK_ACTION, *key)
+        except NotFoundError as error:
+            raise NotFoundError(f"task {key}", "there is no such task; 'propfan get' lists those there are") from error
+
+
+class _Both:
+    """An engine's journal, and the sink that the embedding program gave."""
+
+    def __init__(self, journal: JournalSink, given: EventSink) -> None:
+        self._journal = journal
+        self._given: Final = given
+
+    async def record(self, events: Sequence[TaskEvent]) -> None:
+        await self._given.record(events)
+        await self._journal.record(events)
+
+
+def installed_plugins(config: EngineConfig) -> Registry:
+    """A registry of everything that is installed; what is refused is logged by name."""
+    registry = Registry(config.default_for_task_types, config.default_plugin)
+    for problem in registry.discover():
+        logger.error("plugin refused", plugin=problem.plugin, error=str(problem))
+    return registry
+
+
+def _watched(registry: Registry) -> frozenset[Kind]:
+    return frozenset(
+        loaded.entry.watched
+        for loaded in registry.plugins
+        if isinstance(loaded, LoadedKubernetesPlugin | LoadedClusterPlugin)
+    )
+
+
+def _store_root(config: EngineConfig) -> str:
+    if config.store:
+        return config.store.rstrip("/")
+    if config.data_dir is None:
+        return "memory://propfan"
+    folder = Path(config.data_dir).absolute() / "store"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError("data_dir", f"{folder} can not be made: {error}") from error
+    return folder.as_uri()

@@ -1,0 +1,17 @@
+"""The time, as something that can be replaced."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Protocol
+
+
+class Clock(Protocol):
+    """Gives the time of day, in UTC. Waiting is ``anyio.sleep``'s, on the event loop's own time."""
+
+    def now(self) -> datetime: ...
+
+
+class SystemClock:
+    def now(self) -> datetime:
+        return datetime.now(UTC)

@@ -1,0 +1,68 @@
+"""The engine's configuration: frozen values, read once and passed in."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+import msgspec
+from msgspec import Meta
+
+Seconds = Annotated[float, Meta(gt=0)]
+
+
+class EngineConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="kebab"):
+    """What an engine needs to know.
+
+    Attributes:
+        data_dir: Where the embedded cluster, the logs and the scratch directories live;
+            ``None`` keeps everything in memory and runs no processes.
+        store: URI under which tasks leave their outputs; ``<data_dir>/store`` when empty.
+        namespace: Of the tasks that are submitted without one.
+        cluster_name: Told in events.
+        capacity: Resources that the process runtime hands out, as quantities; what is not named
+            is this machine's.
+        max_system_failures: The engine's own retries over a task's life; the one after is fatal.
+        workers: Rounds that may run at once.
+        plugin_timeout_s: A round that takes longer is cancelled and counts as a system failure.
+        status_linger_s: A change that is not final waits this long for another one, so that quick
+            changes cost one write.
+        undefined_timeout_s: How long a plugin may know no phase.
+        resync_s: A silent task is looked at this often. Watches make it needless; it is the net below them.
+        core_poll_s: How often a plugin without objects is asked when it names no time.
+        event_batch: Most events sent at once.
+        sink_timeout_s: A batch of events that takes longer is sent again.
+        gc_interval_s: Between looks for tasks that were over long ago; 0 keeps them all.
+        gc_ttl_s: How long a task is kept after its end.
+        max_payload_bytes: Largest ``inputs.pb``, ``outputs.pb`` and ``error.pb`` that is read.
+            2 MiB, as ``storage.limits.maxDownloadMBs`` of Flyte.
+        default_service_account: For tasks whose template names none.
+        default_for_task_types: Task type to plugin id, where several plugins could serve it.
+        default_plugin: Runs task types that no plugin serves; empty refuses them.
+        plugins: The ``plugins`` section: ``k8s``, ``logs`` and the plugins' own.
+        storage: Access to object stores, see ``propfan.engine.storage``.
+    """
+
+    data_dir: Path | None = None
+    store: str = ""
+    namespace: str = "default"
+    cluster_name: str = "local"
+    capacity: Mapping[str, str] = {}
+    max_system_failures: Annotated[int, Meta(ge=0)] = 3
+    workers: Annotated[int, Meta(ge=1)] = 256
+    plugin_timeout_s: Seconds = 60.0
+    status_linger_s: Annotated[float, Meta(ge=0)] = 0.05
+    undefined_timeout_s: Seconds = 600.0
+    resync_s: Seconds = 600.0
+    core_poll_s: Seconds = 10.0
+    event_batch: Annotated[int, Meta(ge=1, le=10_000)] = 400
+    sink_timeout_s: Seconds = 30.0
+    gc_interval_s: Annotated[float, Meta(ge=0)] = 1800.0
+    gc_ttl_s: Annotated[float, Meta(ge=0)] = 3600.0
+    max_payload_bytes: Annotated[int, Meta(ge=1024)] = 2 * 1024 * 1024
+    default_service_account: str = ""
+    default_for_task_types: Mapping[str, str] = {}
+    default_plugin: str = ""
+    plugins: Mapping[str, Mapping[str, Any]] = {}
+    storage: Mapping[str, Any] = {}

@@ -1,0 +1,229 @@
+"""What a goal asks of a Kubernetes plugin: create, observe and remove one object per attempt."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import msgspec
+
+from propfan.engine.cluster import Cluster, ObservedObject
+from propfan.engine.reconcile.live_task import LiveTask
+from propfan.engine.reconcile.task_context import RoundContext
+from propfan.engine.task_state import (
+    Delayed,
+    Event,
+    Faulted,
+    Launched,
+    ObjectGone,
+    ObjectLost,
+    Observed,
+    Postponed,
+    Refused,
+)
+from propfan.pluginmachinery import object_metadata, objects
+from propfan.pluginmachinery.config import K8sConfig
+from propfan.pluginmachinery.entries import LoadedKubernetesPlugin
+from propfan.pluginmachinery.errors import (
+    AlreadyExistsError,
+    ApiError,
+    BadRequestError,
+    ConflictError,
+    ForbiddenError,
+    InvalidError,
+    NotFoundError,
+    ThrottledError,
+    TooLargeError,
+    UnavailableError,
+)
+from propfan.pluginmachinery.kubernetes_plugin import AbortBehavior, AbortOverride
+from propfan.pluginmachinery.phases import ErrorKind, ExecutionError, PhaseInfo
+
+_NEVER_AS_IT_IS: Final[dict[type[ApiError], str]] = {
+    TooLargeError: "EntityTooLarge",
+    InvalidError: "InvalidResource",
+    BadRequestError: "BadRequest",
+}
+"""Answers that no retry can change, and the code the task fails with."""
+
+_RECHECK_GONE_S: Final = 2.0
+"""How often a terminating object is looked at, beside the watch that announces its end."""
+
+
+class KubernetesRunner:
+    """Runs the tasks of one plugin on one cluster. Every method is safe to repeat."""
+
+    def __init__(self, loaded: LoadedKubernetesPlugin, cluster: Cluster, config: K8sConfig) -> None:
+        self.loaded: Final = loaded
+        self._plugin: Final = loaded.plugin
+        self._kind: Final = loaded.entry.watched
+        self._cluster: Final = cluster
+        self._config: Final = config
+
+    def object_name(self, ctx: RoundContext) -> str:
+        return object_metadata.object_name(ctx.metadata, self.loaded.properties)
+
+    async def launch(self, live: LiveTask, ctx: RoundContext) -> Event:
+        """Creates the attempt's object, or finds the one that is there already."""
+        await ctx.publish_template()
+        built = await self._plugin.build_resource(ctx)
+        rendered = objects.normalise(built, self._kind, self.loaded.entry.id, "build_resource")
+        metadata = object_metadata.stamp(rendered.metadata, ctx.metadata, self._config, self.loaded.properties)
+        try:
+            created = await self._cluster.create(self._kind, rendered.to_json(metadata))
+        except AlreadyExistsError:
+            return await self._adopt(live, ctx)
+        except ForbiddenError as error:
+            return Postponed(str(error), error.retry_after_s)
+        except (TooLargeError, InvalidError, BadRequestError) as error:
+            return Refused(ExecutionError(_NEVER_AS_IT_IS[type(error)], str(error), ErrorKind.USER))
+        except (ThrottledError, UnavailableError) as error:
+            return Delayed(str(error), error.retry_after_s)
+        except ApiError as error:
+            return Faulted(error.reason, f"failed to create resource: {error}")
+        live.object, live.object_was_deleted = created, False
+        return Launched()
+
+    async def _adopt(self, live: LiveTask, ctx: RoundContext) -> Event:
+        found = await self._read(ctx)
+        if found is None:
+            return Delayed(f"{self._target(ctx)} was there and is gone again", 0.1)
+        if not _is_owned(found, live):
+            owners = ", ".join(f"{o.kind} {o.name}" for o in found.metadata.owner_references) or "nobody"
+            message = f"{found} exists already and belongs to {owners}: delete it, or choose another run or action name"
+            return Refused(ExecutionError("ObjectNameTaken", message, ErrorKind.USER))
+        if found.metadata.deletion_timestamp is not None:
+            return Delayed(f"waiting for the old {found} to terminate", _RECHECK_GONE_S)
+        live.object, live.object_was_deleted = found, False
+        return Launched()
+
+    async def observe(self, live: LiveTask, ctx: RoundContext) -> Event:
+        """The plugin's verdict on the object as last seen; "gone" is believed only after a live read."""
+        seen = self._known(live, ctx)
+        if seen is None:
+            seen = await self._read(ctx)
+            if seen is None:
+                return self._lost(ctx)
+            live.object, live.object_was_deleted = seen, False
+        info = await self._plugin.get_task_phase(ctx, seen)
+        if not info.phase.is_terminal:
+            if live.object_was_deleted:
+                now = await self._read(ctx)
+                if now is None or now.metadata.uid != seen.metadata.uid:
+                    live.object = None
+                    return self._lost(ctx)
+                live.object, live.object_was_deleted = now, False
+                return await self.observe(live, ctx)
+            if seen.metadata.deletion_timestamp is not None:
+                return ObjectLost(
+                    "UnexpectedObjectDeletion", f"object [{_path(seen)}] terminated unexpectedly in the background"
+                )
+        return observed(info)
+
+    def _known(self, live: LiveTask, ctx: RoundContext) -> ObservedObject | None:
+        """The attempt's object as the watch showed it; not one of an earlier attempt."""
+        seen = live.object
+        return seen if seen is not None and seen.metadata.name == self.object_name(ctx) else None
+
+    def _lost(self, ctx: RoundContext) -> Event:
+        name = f"{ctx.metadata.namespace}/{self.object_name(ctx)}"
+        return ObjectLost("ResourceDeletedExternally", f"resource not found, name [{name}]")
+
+    async def remove(self, live: LiveTask, ctx: RoundContext, *, force: bool) -> Event:
+        """Deletes the object of the attempt in ``ctx`` and waits until it is away.
+
+        Without ``force`` an object that has ended by itself stays, rid of its finalizers.
+        """
+        found = None if live.object_was_deleted else self._known(live, ctx)
+        found = found or await self._read(ctx)
+        if found is not None and not force and self._plugin.is_terminal(found):
+            return await self._finalize(live, found)
+        if found is None or not _is_owned(found, live):
+            live.object = None
+            return ObjectGone()
+        if found.metadata.deletion_timestamp is None:
+            behavior = AbortBehavior(delete=True)
+            if isinstance(self._plugin, AbortOverride):
+                behavior = await self._plugin.on_abort(ctx, found)
+            await self._abort(found, behavior)
+            if not behavior.delete:
+                return ObjectGone()
+        elif found.metadata.finalizers:
+            await self._patch_finalizers(found)
+        left = await self._read(ctx)
+        if left is None or left.metadata.uid != found.metadata.uid:
+            live.object = None
+            return ObjectGone()
+        live.object = left
+        return Delayed(f"waiting for {left} to terminate", _RECHECK_GONE_S)
+
+    async def _finalize(self, live: LiveTask, found: ObservedObject) -> Event:
+        if found.metadata.finalizers:
+            await self._patch_finalizers(found)
+        if self._config.delete_resource_on_finalize and not self.loaded.properties.disable_delete_resource_on_finalize:
+            await self._delete(found)
+            live.object = None
+        return ObjectGone()
+
+    async def _abort(self, found: ObservedObject, behavior: AbortBehavior) -> None:
+        if behavior.delete:
+            if found.metadata.finalizers:
+                await self._patch_finalizers(found)
+            await self._delete(found)
+            return
+        kind, namespace, name = behavior.resource or (found.kind, found.metadata.namespace, found.metadata.name)
+        try:
+            if behavior.patch is not None:
+                await self._cluster.patch(kind, namespace, name, behavior.patch)
+            else:
+                whole = objects.normalise(behavior.update, kind, self.loaded.entry.id, "on_abort")
+                await self._cluster.patch(kind, namespace, name, msgspec.json.decode(whole.to_json()))
+        except NotFoundError:
+            return
+        except ApiError:
+            if not behavior.delete_on_error:
+                raise
+            await self._delete(found)
+
+    async def _delete(self, found: ObservedObject) -> None:
+        meta = found.metadata
+        try:
+            await self._cluster.delete(found.kind, meta.namespace, meta.name, uid=meta.uid)
+        except (NotFoundError, ConflictError):
+            return
+
+    async def _patch_finalizers(self, found: ObservedObject) -> None:
+        meta = found.metadata
+        try:
+            await self._cluster.patch(found.kind, meta.namespace, meta.name, {"metadata": {"finalizers": None}})
+        except NotFoundError:
+            return
+
+    async def _read(self, ctx: RoundContext) -> ObservedObject | None:
+        try:
+            return await self._cluster.get(self._kind, ctx.metadata.namespace, self.object_name(ctx))
+        except NotFoundError:
+            return None
+
+    def _target(self, ctx: RoundContext) -> str:
+        return f"{self._kind.kind} {ctx.metadata.namespace}/{self.object_name(ctx)}"
+
+
+def observed(info: PhaseInfo) -> Observed:
+    return Observed(
+        phase=info.phase,
+        version=info.version,
+        reason=info.reason,
+        error=info.error,
+        info=info.info,
+        remove_object=info.cleanup_on_failure,
+        recheck_at=info.recheck_at,
+    )
+
+
+def _is_owned(found: ObservedObject, live: LiveTask) -> bool:
+    owners = found.metadata.owner_references
+    return not owners or any(owner.uid == live.identity.uid for owner in owners)
+
+
+def _path(seen: ObservedObject) -> str:
+    return f"{seen.metadata.namespace}/{seen.metadata.name}"

@@ -1,0 +1,129 @@
+"""What the engine keeps in memory for one live task."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Final, NamedTuple
+
+import msgspec
+
+from propfan.engine import machine
+from propfan.engine.cluster import ObservedObject
+from propfan.engine.task_events import Identity, TaskEvent
+from propfan.engine.task_state import Stage, TaskState
+from propfan.pluginmachinery.errors import DecodeError
+from propfan.pluginmachinery.taskaction import FINALIZER, TERMINATION_STATUS_LABEL, TaskAction
+
+
+class TaskKey(NamedTuple):
+    """Namespace and name of a TaskAction."""
+
+    namespace: str
+    name: str
+
+    def __str__(self) -> str:
+        return f"{self.namespace}/{self.name}"
+
+
+class LiveTask:
+    """One task between its first sight and its end.
+
+    Attributes:
+        action: The TaskAction as last seen.
+        object: The present attempt's object as last seen, ``None`` when none is known.
+        object_was_deleted: ``object`` is its last state before it went away.
+        must_look: Something changed since the goal was last pursued.
+        revision, persisted: Grow with each change worth writing, and with each write that succeeded.
+        unsent: Events that the control plane has not acknowledged, oldest first.
+    """
+
+    __slots__ = (
+        "action", "identity", "is_busy", "is_publishing", "is_queued", "is_writing", "key", "must_look", "object",
+        "object_was_deleted", "persisted", "revision", "state", "unsent", "wake_at", "write_at",
+    )  # fmt: skip
+
+    def __init__(self, key: TaskKey, action: ObservedObject, state: TaskState, identity: Identity) -> None:
+        self.key: Final = key
+        self.identity: Final = identity
+        self.action = action
+        self.state = state
+        self.object: ObservedObject | None = None
+        self.object_was_deleted = False
+        self.must_look = True
+        self.revision = 0
+        self.persisted = 0
+        self.unsent: Sequence[TaskEvent] = ()
+        self.wake_at: datetime | None = None
+        self.write_at: datetime | None = None
+        self.is_queued = False
+        self.is_busy = False
+        self.is_writing = False
+        self.is_publishing = False
+
+    @property
+    def is_durable(self) -> bool:
+        """Everything that was decided has been written down."""
+        return self.persisted == self.revision
+
+    @property
+    def may_pursue(self) -> bool:
+        """Whether the stage's goal may run now, as far as durability is concerned."""
+        return self.is_durable or not machine.must_be_durable(self.state)
+
+    @property
+    def is_ended(self) -> bool:
+        return self.state.stage is Stage.ENDED
+
+    def has_seen(self, newer: ObservedObject) -> bool:
+        """Whether ``newer`` is no newer than what is known of the same object."""
+        known = self.object
+        return (
+            known is not None
+            and known.metadata.uid == newer.metadata.uid
+            and version_of(newer) <= version_of(known)
+            and not self.object_was_deleted
+        )
+
+
+def version_of(seen: ObservedObject) -> int:
+    """resourceVersion as a number; versions of one kind are comparable (Kubernetes 1.35 promises it)."""
+    try:
+        return int(seen.metadata.resource_version)
+    except ValueError:
+        return 0
+
+
+_decoder: Final = msgspec.json.Decoder(TaskAction)
+
+
+def decode(action: ObservedObject) -> TaskAction:
+    """The TaskAction behind an object.
+
+    Raises:
+        DecodeError: a field has the wrong type; the message says which.
+    """
+    try:
+        return _decoder.decode(action.raw)
+    except msgspec.DecodeError as error:
+        raise DecodeError(str(action), str(error)) from error
+
+
+def identity_of(action: ObservedObject, decoded: TaskAction | None) -> Identity:
+    meta = action.metadata
+    spec = decoded.spec if decoded is not None else None
+    return Identity(
+        namespace=meta.namespace,
+        name=meta.name,
+        uid=meta.uid,
+        run=spec.run_name if spec else "",
+        action=spec.action_name if spec else "",
+        project=spec.project if spec else "",
+        domain=spec.domain if spec else "",
+    )
+
+
+def is_tidy(action: ObservedObject) -> bool:
+    """Whether the engine has nothing left to do for it, told from its metadata alone."""
+    labels, finalizers = action.metadata.labels, action.metadata.finalizers
+    return TERMINATION_STATUS_LABEL in labels and FINALIZER not in finalizers

@@ -1,0 +1,225 @@
+"""Sends events in batches and writes status, without ever holding a round.
+
+A change of a task takes two steps: its events go to the sink, then its status to the cluster. A
+sink that is slow or down delays only final verdicts: other status is written meanwhile, with the
+unsent events in it, so that they survive a restart.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Sequence
+from datetime import timedelta
+from typing import Final
+
+import anyio
+import structlog
+
+from propfan.engine import status
+from propfan.engine.clock import Clock
+from propfan.engine.cluster import TASK_ACTION, Cluster
+from propfan.engine.config import EngineConfig
+from propfan.engine.reconcile.live_task import LiveTask
+from propfan.engine.reconcile.timers import Timers
+from propfan.engine.task_events import EventSink, TaskEvent
+from propfan.engine.task_state import DELAY_BACKOFF
+from propfan.pluginmachinery.errors import ApiError, NotFoundError
+
+logger = structlog.get_logger(__name__)
+
+MAX_UNSENT: Final = 64
+"""Events a task keeps while the sink is down; of the oldest, those that are not final go first."""
+
+_FLUSHERS: Final = 4
+_WRITERS: Final = 256
+
+
+class Publisher:
+    """Owns the way of every task's events and status to the outside.
+
+    Args:
+        on_written: Called after each successful status write.
+        on_vanished: Called when a TaskAction turns out to be gone.
+    """
+
+    def __init__(
+        self,
+        cluster: Cluster,
+        sink: EventSink,
+        config: EngineConfig,
+        clock: Clock,
+        timers: Timers[LiveTask],
+        *,
+        on_written: Callable[[LiveTask], None],
+        on_vanished: Callable[[LiveTask], None],
+    ) -> None:
+        self._cluster: Final = cluster
+        self._sink: Final = sink
+        self._config: Final = config
+        self._clock: Final = clock
+        self._timers: Final = timers
+        self._linger: Final = timedelta(seconds=config.status_linger_s)
+        self._on_written: Final = on_written
+        self._on_vanished: Final = on_vanished
+        self._to_send: Final[deque[LiveTask]] = deque()
+        self._to_write: Final[deque[LiveTask]] = deque()
+        self._send_more: Final = Signal()
+        self._write_more: Final = Signal()
+        self._failed_writes: Final[dict[str, int]] = {}
+        self.sink_is_down = False
+
+    async def run(self) -> None:
+        """Works until cancelled; then everything unsent is in the status of its task, or will be made anew."""
+        async with anyio.create_task_group() as tasks:
+            for _ in range(_FLUSHERS):
+                tasks.start_soon(self._flush_events)
+            for _ in range(_WRITERS):
+                tasks.start_soon(self._write_statuses)
+
+    def changed(self, live: LiveTask, *, urgent: bool) -> None:
+        """The task's state is to be written: at once, or after a short wait for further changes."""
+        now = self._clock.now()
+        if urgent or not self._linger:
+            live.write_at = now
+            self.due(live)
+        elif live.write_at is None:
+            live.write_at = now + self._linger
+            self._timers.set(live, live.write_at)
+
+    def due(self, live: LiveTask) -> None:
+        """Starts the write whose time has come."""
+        if live.write_at is None or live.write_at > self._clock.now() or live.is_writing:
+            return
+        live.write_at = None
+        if live.unsent and not live.is_publishing:
+            live.is_publishing = True
+            self._to_send.append(live)
+            self._send_more.give()
+        if self._may_write(live):
+            self._start_write(live)
+
+    def _may_write(self, live: LiveTask) -> bool:
+        """A final verdict waits for its events; everything else does only while the sink answers."""
+        if not live.unsent:
+            return True
+        return self.sink_is_down and live.state.outcome is None
+
+    def _start_write(self, live: LiveTask) -> None:
+        if not live.is_writing and not live.is_durable:
+            live.is_writing = True
+            self._to_write.append(live)
+            self._write_more.give()
+
+    # -- Events ------------------------------------------------------------------------------------
+
+    async def _flush_events(self) -> None:
+        while True:
+            await self._send_more.wait_until(lambda: bool(self._to_send))
+            lives: list[LiveTask] = []
+            batch: list[TaskEvent] = []
+            while self._to_send and len(batch) < self._config.event_batch:
+                live = self._to_send.popleft()
+                lives.append(live)
+                batch += live.unsent
+            await self._record(lives, batch)
+            sent = {event.key for event in batch}
+            for live in lives:
+                live.is_publishing = False
+                live.unsent = tuple(event for event in live.unsent if event.key not in sent)
+                if live.unsent:
+                    live.is_publishing = True
+                    self._to_send.append(live)
+                    self._send_more.give()
+                elif live.write_at is None or live.write_at <= self._clock.now():
+                    self._start_write(live)
+
+    async def _record(self, lives: Sequence[LiveTask], batch: Sequence[TaskEvent]) -> None:
+        """Until the sink has them; meanwhile what is not final is written with its events in it."""
+        tries = 0
+        while True:
+            try:
+                with anyio.fail_after(self._config.sink_timeout_s):
+                    await self._sink.record(batch)
+                if self.sink_is_down:
+                    logger.info("event sink answers again")
+                self.sink_is_down = False
+                return
+            except Exception as error:  # whatever a sink raises, its events must not be lost
+                tries += 1
+                if not self.sink_is_down:
+                    logger.warning("event sink failed", error=f"{type(error).__name__}: {error}", events=len(batch))
+                self.sink_is_down = True
+                for live in lives:
+                    if self._may_write(live):
+                        self._start_write(live)
+                await anyio.sleep(DELAY_BACKOFF.wait_s(tries))
+
+    # -- Status ------------------------------------------------------------------------------------
+
+    async def _write_statuses(self) -> None:
+        while True:
+            await self._write_more.wait_until(lambda: bool(self._to_write))
+            live = self._to_write.popleft()
+            await self._write(live)
+
+    async def _write(self, live: LiveTask) -> None:
+        revision = live.revision
+        identity = live.identity
+        patch = status.to_patch(live.state, f"{identity.run}/{identity.action}", self._clock.now(), live.unsent)
+        try:
+            await self._cluster.patch(TASK_ACTION, *live.key, patch, subresource="status")
+        except NotFoundError:
+            live.is_writing = False
+            self._on_vanished(live)
+            return
+        except ApiError as error:
+            live.is_writing = False
+            self._retry(live, error)
+            return
+        self._failed_writes.pop(live.state.task, None)
+        live.is_writing = False
+        live.persisted = revision
+        if not live.is_durable and live.write_at is None:
+            live.write_at = self._clock.now()
+        self._on_written(live)
+        self.due(live)
+
+    def _retry(self, live: LiveTask, error: ApiError) -> None:
+        tries = self._failed_writes.get(live.state.task, 0) + 1
+        self._failed_writes[live.state.task] = tries
+        logger.warning("status write failed", task=live.state.task, error=str(error), tries=tries)
+        wait_s = max(error.retry_after_s, DELAY_BACKOFF.wait_s(tries))
+        live.write_at = self._clock.now() + timedelta(seconds=wait_s)
+        self._timers.set(live, live.write_at)
+
+
+class Signal:
+    """Wakes one waiter for each piece of work that is there."""
+
+    def __init__(self) -> None:
+        self._condition: Final[deque[anyio.Event]] = deque()
+
+    def give(self) -> None:
+        if self._condition:
+            self._condition.popleft().set()
+
+    async def wait_until(self, is_there: Callable[[], bool]) -> None:
+        """Returns once ``is_there()``; the caller takes the work before it awaits anything else."""
+        while not is_there():
+            event = anyio.Event()
+            self._condition.append(event)
+            try:
+                await event.wait()
+            except BaseException:
+                if event in self._condition:
+                    self._condition.remove(event)
+                raise
+
+
+def keep_unsent(unsent: Sequence[TaskEvent], event: TaskEvent) -> Sequence[TaskEvent]:
+    """Adds an event to those that wait; a full list loses the oldest news of a phase that went on."""
+    longer = (*unsent, event)
+    if len(longer) <= MAX_UNSENT:
+        return longer
+    victim = next((i for i, e in enumerate(longer) if e.error is None and not e.is_final), 0)
+    return longer[:victim] + longer[victim + 1 :]

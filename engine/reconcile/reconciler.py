@@ -1,0 +1,282 @@
+"""Owns the live tasks and gives each its turns.
+
+Watches and timers only mark a task and put it into the queue; workers take one task at a time and
+let it go through rounds until it has to wait. So calls for one task never overlap, and a task that
+waits costs nothing but its memory.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Final
+
+import anyio
+import structlog
+
+from propfan.engine import machine, status
+from propfan.engine.clock import Clock
+from propfan.engine.cluster import TASK_ACTION, Cluster, Kind, ObservedObject, WatchEvent, WatchEventType
+from propfan.engine.config import EngineConfig
+from propfan.engine.reconcile import limits
+from propfan.engine.reconcile.live_task import (
+    LiveTask,
+    TaskKey,
+    decode,
+    identity_of,
+    is_tidy,
+    version_of,
+)
+from propfan.engine.reconcile.publisher import Publisher, Signal, keep_unsent
+from propfan.engine.reconcile.rounds import Rounds, limits_of
+from propfan.engine.reconcile.timers import Timers
+from propfan.engine.reconcile.watches import Watcher
+from propfan.engine.task_events import EventSink, to_event
+from propfan.engine.task_state import Event, Faulted, Report, Stage, TaskState, seconds
+from propfan.pluginmachinery.errors import DecodeError, InvalidTransitionError
+from propfan.pluginmachinery.taskaction import MANAGED_LABEL, TaskAction
+
+logger = structlog.get_logger(__name__)
+
+_TIDYING: Final = frozenset({Stage.CLEANING, Stage.ENDING})
+
+_ROUNDS_A_TURN: Final = 32
+
+
+class Reconciler:
+    """Drives all tasks of one cluster.
+
+    Args:
+        watched: Kinds of the objects that tasks run as.
+        on_final: Called with a task whose verdict is written down; its object may still be going away.
+    """
+
+    def __init__(
+        self,
+        cluster: Cluster,
+        rounds: Rounds,
+        sink: EventSink,
+        config: EngineConfig,
+        clock: Clock,
+        *,
+        watched: frozenset[Kind],
+        on_final: Callable[[LiveTask], None],
+    ) -> None:
+        self._rounds: Final = rounds
+        self._config: Final = config
+        self._clock: Final = clock
+        self._on_final: Final = on_final
+        self._live: Final[dict[TaskKey, LiveTask]] = {}
+        self._found: Final[dict[TaskKey, ObservedObject]] = {}
+        """Objects seen before their tasks, while an engine starts."""
+        self._queue: Final[deque[LiveTask]] = deque()
+        self._work: Final = Signal()
+        self._timers: Final[Timers[LiveTask]] = Timers(clock, self._on_timer)
+        self._publisher: Final = Publisher(
+            cluster, sink, config, clock, self._timers, on_written=self._on_written, on_vanished=self._drop
+        )
+        self._actions: Final = Watcher(
+            cluster, TASK_ACTION, on_event=self._on_action, on_listed=self._on_actions_listed
+        )
+        self._objects: Final = [
+            Watcher(
+                cluster,
+                kind,
+                labels={MANAGED_LABEL: "true"},
+                on_event=self._on_object,
+                on_listed=partial(self._on_objects_listed, kind),
+            )
+            for kind in sorted(watched, key=str)
+        ]
+
+    @property
+    def live(self) -> Mapping[TaskKey, LiveTask]:
+        """All tasks that are not over, by key."""
+        return self._live
+
+    @property
+    def sink_is_down(self) -> bool:
+        return self._publisher.sink_is_down
+
+    async def run(self) -> None:
+        """Works until cancelled. Objects are listed before tasks, so that a restart finds them."""
+        async with anyio.create_task_group() as tasks:
+            for watcher in self._objects:
+                tasks.start_soon(watcher.run)
+            for watcher in self._objects:
+                await watcher.is_synced.wait()
+            tasks.start_soon(self._actions.run)
+            tasks.start_soon(self._timers.run)
+            tasks.start_soon(self._publisher.run)
+            for _ in range(self._config.workers):
+                tasks.start_soon(self._work_off)
+
+    # -- What comes in -----------------------------------------------------------------------------
+
+    def _on_action(self, event: WatchEvent) -> None:
+        seen = event.object
+        key = TaskKey(seen.metadata.namespace, seen.metadata.name)
+        live = self._live.get(key)
+        if live is not None and live.identity.uid != seen.metadata.uid:
+            self._drop(live)
+            live = None
+        if event.type is WatchEventType.DELETED:
+            if live is not None:
+                self._drop(live)
+            return
+        if live is None:
+            if not is_tidy(seen):
+                self._enqueue(self._take_up(key, seen))
+            return
+        if version_of(seen) < version_of(live.action):
+            return
+        known, live.action = live.action.metadata, seen
+        meta = seen.metadata
+        if (
+            meta.annotations != known.annotations
+            or meta.deletion_timestamp != known.deletion_timestamp
+            or live.state.stage is Stage.PAUSED
+        ):
+            live.must_look = True
+            self._enqueue(live)
+
+    def _take_up(self, key: TaskKey, seen: ObservedObject) -> LiveTask:
+        """Begins, or goes on, to drive a task. An unreadable one is taken up too, to be refused."""
+        decoded: TaskAction | None = None
+        try:
+            decoded = decode(seen)
+            state, unsent = status.load(decoded, limits_of(decoded, self._config))
+        except DecodeError as error:
+            logger.warning("task can not be read", task=str(key), error=str(error))
+            created = seen.metadata.creation_timestamp or self._clock.now()
+            state, unsent = TaskState(str(key), limits.default(self._config), created), ()
+        live = LiveTask(key, seen, state, identity_of(seen, decoded))
+        live.unsent = unsent
+        live.object = self._found.pop(key, None)
+        self._live[key] = live
+        if unsent:
+            self._publisher.changed(live, urgent=False)
+        return live
+
+    def _on_actions_listed(self, keys: frozenset[tuple[str, str]]) -> None:
+        for key in [key for key in self._live if key not in keys]:
+            self._drop(self._live[key])
+        self._found.clear()
+
+    def _on_object(self, event: WatchEvent) -> None:
+        seen = event.object
+        owner = next((o for o in seen.metadata.owner_references if o.kind == TASK_ACTION.kind and o.controller), None)
+        if owner is None:
+            return
+        key = TaskKey(seen.metadata.namespace, owner.name)
+        live = self._live.get(key)
+        if live is None:
+            if not self._actions.is_synced.is_set():
+                self._found[key] = seen
+            return
+        if live.identity.uid != owner.uid or live.has_seen(seen):
+            return
+        known = live.object
+        if known is not None and known.metadata.name != seen.metadata.name and live.state.stage not in _TIDYING:
+            return  # late news of an earlier attempt's object
+        live.object = seen
+        live.object_was_deleted = event.type is WatchEventType.DELETED
+        live.must_look = True
+        self._enqueue(live)
+
+    def _on_objects_listed(self, kind: Kind, keys: frozenset[tuple[str, str]]) -> None:
+        for live in self._live.values():
+            known = live.object
+            if known is None or known.kind != kind or live.object_was_deleted:
+                continue
+            if (known.metadata.namespace, known.metadata.name) not in keys:
+                live.object_was_deleted = live.must_look = True
+                self._enqueue(live)
+
+    def _on_timer(self, live: LiveTask) -> None:
+        now = self._clock.now()
+        self._publisher.due(live)
+        if live.wake_at is not None and live.wake_at <= now:
+            live.wake_at = None
+            self._enqueue(live)
+
+    def _on_written(self, live: LiveTask) -> None:
+        if live.state.outcome is not None and live.is_durable:
+            self._on_final(live)
+        self._enqueue(live)
+
+    # -- Turns -------------------------------------------------------------------------------------
+
+    def _enqueue(self, live: LiveTask) -> None:
+        if live.is_queued or live.is_ended:
+            return
+        live.is_queued = True
+        if not live.is_busy:
+            self._queue.append(live)
+            self._work.give()
+
+    async def _work_off(self) -> None:
+        while True:
+            await self._work.wait_until(lambda: bool(self._queue))
+            live = self._queue.popleft()
+            live.is_queued, live.is_busy = False, True
+            try:
+                await self._turn(live)
+            finally:
+                live.is_busy = False
+                if live.is_queued:
+                    self._queue.append(live)
+                    self._work.give()
+
+    async def _turn(self, live: LiveTask) -> None:
+        """Rounds until the task has to wait; a task that never waits lets others go first."""
+        for _ in range(_ROUNDS_A_TURN):
+            if self._live.get(live.key) is not live:
+                return
+            event = await self._rounds.next_event(live)
+            if event is None:
+                self._arm(live)
+                return
+            self._apply(live, event)
+            if live.is_ended:
+                self._drop(live)
+                return
+        self._enqueue(live)
+
+    def _apply(self, live: LiveTask, event: Event) -> None:
+        """Takes the step and hands on what it commands, in order."""
+        try:
+            taken = machine.step(live.state, event, self._clock.now())
+        except InvalidTransitionError as error:
+            logger.error("no such transition", task=str(live.key), error=str(error))
+            taken = machine.step(live.state, Faulted("InvalidTransition", str(error)), self._clock.now())
+        if taken.state.phase is not live.state.phase:
+            logger.debug("phase changed", task=str(live.key), to=taken.state.phase.name, attempt=taken.state.attempt)
+        live.state = taken.state
+        for command in taken.commands:
+            if isinstance(command, Report):
+                live.unsent = keep_unsent(live.unsent, to_event(live.identity, command, self._output_uri(live)))
+            else:
+                live.revision += 1
+                self._publisher.changed(live, urgent=command.urgent)
+
+    def _output_uri(self, live: LiveTask) -> str:
+        return self._rounds.output_uri(live)
+
+    def _arm(self, live: LiveTask) -> None:
+        """Every task that is not over has a next wake-up."""
+        wake = machine.next_wake(live.state)
+        if wake is None:
+            return
+        when, now = wake[0], self._clock.now()
+        if when <= now:  # it waits for its own write, which calls it back
+            when = now + seconds(live.state.limits.resync_s)
+        if live.wake_at is None or when < live.wake_at:
+            live.wake_at = when
+            self._timers.set(live, when)
+
+    def _drop(self, live: LiveTask) -> None:
+        if self._live.get(live.key) is live:
+            del self._live[live.key]
+        self._rounds.forget(live.key)

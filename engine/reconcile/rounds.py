@@ -1,0 +1,342 @@
+"""One look at one task: from the goal of its stage to the event that comes of it."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from datetime import datetime
+from typing import Final
+
+import anyio
+import structlog
+from flyteidl2.workflow import run_definition_pb2
+from google.protobuf.message import DecodeError as ProtobufDecodeError
+
+from propfan.engine import machine
+from propfan.engine.clock import Clock
+from propfan.engine.cluster import TASK_ACTION
+from propfan.engine.config import EngineConfig
+from propfan.engine.reconcile import limits
+from propfan.engine.reconcile.core_runner import CoreRunner
+from propfan.engine.reconcile.kubernetes_runner import KubernetesRunner
+from propfan.engine.reconcile.live_task import LiveTask, TaskKey, decode
+from propfan.engine.reconcile.task_context import Ports, RoundContext, TaskValues, parse_template
+from propfan.engine.task_cache import CacheAnswer, TaskCache
+from propfan.engine.task_state import (
+    AbortRequested,
+    Admitted,
+    CacheBusy,
+    CacheHit,
+    CacheMissed,
+    Collected,
+    Delayed,
+    Event,
+    Faulted,
+    Finalized,
+    Goal,
+    Limits,
+    ObjectGone,
+    Observed,
+    Outcome,
+    Rejected,
+    Signaled,
+    Stage,
+    TimedOut,
+)
+from propfan.pluginmachinery.config import K8sConfig
+from propfan.pluginmachinery.entries import LoadedCorePlugin, LoadedKubernetesPlugin
+from propfan.pluginmachinery.errors import (
+    ApiError,
+    ConflictError,
+    DecodeError,
+    NotFoundError,
+    PluginError,
+    PropfanError,
+    StorageError,
+    TaskError,
+    ThrottledError,
+    TransientError,
+    UnavailableError,
+    code_of,
+)
+from propfan.pluginmachinery.phases import Phase
+from propfan.pluginmachinery.registry import Registry
+from propfan.pluginmachinery.taskaction import (
+    ABORT_ANNOTATION,
+    COMPLETED_TIME_FORMAT,
+    COMPLETED_TIME_LABEL,
+    FINALIZER,
+    TERMINATION_STATUS_LABEL,
+    TaskAction,
+    TaskActionSpec,
+    validate,
+)
+
+logger = structlog.get_logger(__name__)
+
+_VALUES_KEPT: Final = 1024
+"""Tasks whose decoded values are kept between rounds; the rest is decoded again, about 20 us each."""
+
+
+class Rounds:
+    """Pursues goals. Holds no task: everything it needs to know of one comes with the call."""
+
+    def __init__(
+        self, registry: Registry, ports: Ports, cache: TaskCache, config: EngineConfig, k8s: K8sConfig, clock: Clock
+    ) -> None:
+        self._registry: Final = registry
+        self._ports: Final = ports
+        self._cache: Final = cache
+        self._config: Final = config
+        self._k8s: Final = k8s
+        self._clock: Final = clock
+        self._runners: Final[dict[str, KubernetesRunner | CoreRunner]] = {}
+        self._values: Final[OrderedDict[TaskKey, TaskValues]] = OrderedDict()
+
+    async def next_event(self, live: LiveTask) -> Event | None:
+        """What happens to the task next; ``None`` when there is nothing to do but wait."""
+        state, now = live.state, self._clock.now()
+        demand = self._demanded(live)
+        if demand is not None:
+            return demand
+        limit = machine.reached_limit(state, now)
+        if limit is not None:
+            last_look = await self._pursue(live, now) if state.stage is Stage.ACTIVE and live.must_look else None
+            live.must_look = False
+            return last_look if _is_an_end(last_look) else TimedOut(limit)
+        if not live.may_pursue or (state.retry_at is not None and state.retry_at > now and not self._is_poked(live)):
+            return None
+        if state.stage in (Stage.ACTIVE, Stage.PAUSED) and not self._must_look(live, now):
+            return None
+        live.must_look = False
+        return await self._pursue(live, now)
+
+    def _demanded(self, live: LiveTask) -> Event | None:
+        """What people ask for comes before everything else."""
+        stage = live.state.stage
+        if stage.is_over:
+            return None
+        meta = live.action.metadata
+        if ABORT_ANNOTATION in meta.annotations:
+            return AbortRequested(meta.annotations[ABORT_ANNOTATION])
+        if meta.deletion_timestamp is not None:
+            return AbortRequested("")
+        return None
+
+    def _is_poked(self, live: LiveTask) -> bool:
+        """While an object is going away its watch is listened to, however long the next try is off."""
+        return live.must_look and live.state.stage in (Stage.CLEANING, Stage.ENDING)
+
+    def _must_look(self, live: LiveTask, now: datetime) -> bool:
+        wake = machine.next_wake(live.state)
+        return live.must_look or (wake is not None and wake[0] <= now)
+
+    async def _pursue(self, live: LiveTask, now: datetime) -> Event | None:
+        """The goal's result; whatever a plugin or a port does wrong becomes an event of this task alone."""
+        try:
+            with anyio.fail_after(self._config.plugin_timeout_s):
+                return await self._goals(live, now)
+        except TimeoutError:
+            what = machine.goal(live.state).value
+            return Faulted("PluginTimeout", f"{what}: no answer within {self._config.plugin_timeout_s:g} s")
+        except (StorageError, ThrottledError, UnavailableError) as error:
+            return Delayed(str(error), getattr(error, "retry_after_s", 0.0))
+        except TransientError as error:
+            return Delayed(str(error), error.retry_after_s)
+        except ConflictError as error:
+            return Delayed(str(error), 0.05)
+        except TaskError as error:
+            return Faulted(code_of(error), error.message)
+        except PropfanError as error:
+            return Faulted(getattr(error, "reason", type(error).__name__), str(error))
+        except Exception as error:  # a plugin may raise anything; the loop and the other tasks go on
+            logger.exception("round failed", task=str(live.key), goal=machine.goal(live.state).value)
+            return Faulted(type(error).__name__, f"{type(error).__name__}: {error}")
+
+    async def _goals(self, live: LiveTask, now: datetime) -> Event | None:
+        match machine.goal(live.state):
+            case Goal.ADMIT:
+                return await self._admit(live)
+            case Goal.OBSERVE:
+                return await self._runner(live).observe(live, self._context(live, now))
+            case Goal.LAUNCH:
+                return await self._runner(live).launch(live, self._context(live, now))
+            case Goal.COLLECT:
+                return await self._collect(live, now)
+            case Goal.FINALIZE:
+                return await self._finalize(live, now)
+            case Goal.REMOVE_OBJECT:
+                return await self._remove(live, now)
+            case Goal.LOOK_UP_CACHE:
+                return await self._look_up_cache(live, now)
+            case Goal.AWAIT_SIGNAL:
+                status = decode(live.action).status
+                return Signaled(status.signalled_by) if status.signal_value is not None else None
+            case Goal.NONE:
+                return None
+
+    # -- Goals -------------------------------------------------------------------------------------
+
+    async def _admit(self, live: LiveTask) -> Event:
+        try:
+            action = decode(live.action)
+            validate(action)
+            checks_cache = False
+            if action.spec.action_type != "condition":
+                template = parse_template(action.spec.task_template or b"")
+                checks_cache = template.metadata.discoverable
+            else:
+                parse_condition(action.spec)
+        except (DecodeError, TaskError) as error:
+            message = error.message if isinstance(error, TaskError) else str(error)
+            return Rejected(Outcome.INVALID, message)
+        if action.spec.action_type == "condition":
+            return Admitted("", is_condition=True)
+        try:
+            loaded = self._registry.resolve(action.spec.task_type)
+        except PluginError as error:
+            return Rejected(Outcome.NO_PLUGIN, str(error))
+        if not isinstance(loaded, LoadedKubernetesPlugin | LoadedCorePlugin):
+            kind = type(loaded).__name__.removeprefix("Loaded")
+            return Rejected(Outcome.NO_PLUGIN, f"plugin '{loaded.entry.id}': this engine has no driver for a {kind}")
+        meta = live.action.metadata
+        if FINALIZER not in meta.finalizers:
+            patch = {"metadata": {"finalizers": [*meta.finalizers, FINALIZER]}}
+            live.action = await self._ports.cluster.patch(TASK_ACTION, meta.namespace, meta.name, patch)
+        if isinstance(loaded, LoadedCorePlugin) and loaded.properties.disable_node_level_caching:
+            checks_cache = False
+        return Admitted(loaded.entry.id, checks_cache=checks_cache)
+
+    async def _look_up_cache(self, live: LiveTask, now: datetime) -> Event:
+        ctx = self._context(live, now)
+        answer = await self._cache.look_up(ctx.action, ctx.template, ctx.inputs, ctx.paths, owner=str(live.key))
+        match answer:
+            case CacheAnswer(is_hit=True):
+                return CacheHit()
+            case CacheAnswer(owner=owner) if owner and owner != str(live.key):
+                return CacheBusy(owner, answer.retry_after_s)
+            case _:
+                return CacheMissed()
+
+    async def _collect(self, live: LiveTask, now: datetime) -> Event:
+        """What the attempt left decides: an ``error.pb`` over everything, also over exit code 0."""
+        ctx = self._context(live, now)
+        document = await ctx.outputs.read_error()
+        if document is not None:
+            return Collected(document)
+        pending = live.state.pending
+        if pending is not None and pending.phase is not Phase.SUCCESS:
+            return Collected()
+        if ctx.template.interface.outputs.variables and not await ctx.outputs.exists():
+            return Faulted(
+                "OutputsNotFound", f"the task ended well but left neither {ctx.paths.output} nor {ctx.paths.error}"
+            )
+        if not ctx.template.metadata.discoverable:
+            return Collected()
+        status = await self._cache.store(ctx.action, ctx.template, ctx.inputs, ctx.paths)
+        return Collected(cache_status=status)
+
+    async def _remove(self, live: LiveTask, now: datetime) -> Event:
+        ctx = self._context(live, now, attempt=live.state.removing_attempt)
+        return await self._runner(live).remove(live, ctx, force=True)
+
+    async def _finalize(self, live: LiveTask, now: datetime) -> Event:
+        state = live.state
+        if state.plugin_id:
+            removed = await self._runner(live).remove(live, self._context(live, now), force=state.remove_object)
+            if not isinstance(removed, ObjectGone):
+                return removed
+        await self._cache.release(owner=str(live.key))
+        meta = live.action.metadata
+        ended = state.history[-1].occurred_at if state.history else now
+        patch = {
+            "metadata": {
+                "labels": {
+                    TERMINATION_STATUS_LABEL: "terminated",
+                    COMPLETED_TIME_LABEL: ended.strftime(COMPLETED_TIME_FORMAT),
+                },
+                "finalizers": [name for name in meta.finalizers if name != FINALIZER] or None,
+            }
+        }
+        try:
+            live.action = await self._ports.cluster.patch(TASK_ACTION, meta.namespace, meta.name, patch)
+        except NotFoundError:
+            pass
+        self.forget(live.key)
+        return Finalized()
+
+    # -- What goals work on ------------------------------------------------------------------------
+
+    def _runner(self, live: LiveTask) -> KubernetesRunner | CoreRunner:
+        plugin_id = live.state.plugin_id
+        runner = self._runners.get(plugin_id)
+        if runner is not None:
+            return runner
+        loaded = next((p for p in self._registry.plugins if p.entry.id == plugin_id), None)
+        match loaded:
+            case LoadedKubernetesPlugin():
+                runner = KubernetesRunner(loaded, self._ports.cluster, self._k8s)
+            case LoadedCorePlugin():
+                runner = CoreRunner(loaded, self._config.core_poll_s)
+            case _:
+                raise PluginError(plugin_id, "id", "this task was started by a plugin that is not loaded any more")
+        self._runners[plugin_id] = runner
+        return runner
+
+    def object_name(self, live: LiveTask) -> str:
+        """Of the present attempt's object; empty when the plugin has none."""
+        runner = self._runners.get(live.state.plugin_id)
+        if not isinstance(runner, KubernetesRunner):
+            return ""
+        return runner.object_name(self._context(live, self._clock.now()))
+
+    def output_uri(self, live: LiveTask) -> str:
+        """Where the present attempt's outputs are, or will be; empty when the task names no place."""
+        if not live.state.plugin_id:
+            return ""
+        return self._task_values(live, live.state.attempt).paths.output
+
+    def _context(self, live: LiveTask, now: datetime, attempt: int = 0) -> RoundContext:
+        return RoundContext(self._task_values(live, attempt or live.state.attempt), live.state, self._ports, now)
+
+    def _task_values(self, live: LiveTask, attempt: int) -> TaskValues:
+        values = self._values.get(live.key)
+        if values is not None and values.attempt == attempt and values.action.metadata.uid == live.identity.uid:
+            self._values.move_to_end(live.key)
+            return values
+        values = TaskValues(decode(live.action), attempt, self._ports)
+        self._values[live.key] = values
+        if len(self._values) > _VALUES_KEPT:
+            self._values.popitem(last=False)
+        return values
+
+    def forget(self, key: TaskKey) -> None:
+        """Drops what was kept of a task that is over."""
+        self._values.pop(key, None)
+
+
+def limits_of(action: TaskAction, config: EngineConfig) -> Limits:
+    """The task's bounds; the defaults where its template can not be read, which admission refuses later."""
+    try:
+        if action.spec.action_type == "condition":
+            return limits.of_condition(parse_condition(action.spec).timeout, config)
+        return limits.of_template(parse_template(action.spec.task_template or b""), config)
+    except TaskError:
+        return limits.default(config)
+
+
+def parse_condition(spec: TaskActionSpec) -> run_definition_pb2.ConditionAction:
+    """The condition that an action waits for.
+
+    Raises:
+        TaskError: ``spec.conditionSpec`` is empty or no ``workflow.ConditionAction``.
+    """
+    if not spec.condition_spec:
+        raise TaskError("InvalidSpec", "required spec fields are empty: [conditionSpec]")
+    try:
+        return run_definition_pb2.ConditionAction.FromString(spec.condition_spec)
+    except ProtobufDecodeError as error:
+        raise TaskError("InvalidSpec", f"spec.conditionSpec is not a workflow.ConditionAction: {error}") from error
+
+
+def _is_an_end(event: Event | None) -> bool:
+    return isinstance(event, Observed) and event.phase.is_terminal

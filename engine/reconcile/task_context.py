@@ -1,0 +1,205 @@
+"""What a plugin is given in one round: the task's values, decoded when first asked for, and its ports."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+from functools import cached_property
+from typing import Final
+
+import msgspec
+from flyteidl2.core import tasks_pb2
+from google.protobuf.message import DecodeError as ProtobufDecodeError
+
+from propfan.engine.cluster import POD, Cluster
+from propfan.engine.task_state import TaskState
+from propfan.pluginmachinery import iopaths, metadata, readers
+from propfan.pluginmachinery.contexts import (
+    AllocationStatus,
+    DataStore,
+    IOPaths,
+    ResourceConstraints,
+    SecretManager,
+    TaskExecutionMetadata,
+)
+from propfan.pluginmachinery.errors import BadTaskSpecificationError, NotFoundError
+from propfan.pluginmachinery.phases import PluginState
+from propfan.pluginmachinery.taskaction import MANAGED_LABEL, TaskAction
+
+
+class Ports(msgspec.Struct, frozen=True):
+    """What is the same for all tasks."""
+
+    cluster: Cluster
+    store: DataStore
+    secrets: SecretManager
+    max_payload_bytes: int
+    default_service_account: str
+
+
+class GrantEverything:
+    """A resource manager without quotas."""
+
+    async def allocate(self, namespace: str, token: str, constraints: ResourceConstraints) -> AllocationStatus:
+        return AllocationStatus.GRANTED
+
+    async def release(self, namespace: str, token: str) -> None:
+        return None
+
+
+_NO_QUOTAS: Final = GrantEverything()
+
+
+class TaskValues:
+    """What follows from a TaskAction and the attempt alone; shared by rounds of the same attempt."""
+
+    def __init__(self, action: TaskAction, attempt: int, ports: Ports) -> None:
+        self.action: Final = action
+        self.attempt: Final = attempt
+        self._ports: Final = ports
+
+    @property
+    def template_bytes(self) -> bytes:
+        return self.action.spec.task_template or b""
+
+    @cached_property
+    def template(self) -> tasks_pb2.TaskTemplate:
+        return parse_template(self.template_bytes)
+
+    @cached_property
+    def metadata(self) -> TaskExecutionMetadata:
+        return metadata.task_metadata(
+            self.action,
+            self.template,
+            attempt=self.attempt,
+            default_service_account=self._ports.default_service_account,
+        )
+
+    @cached_property
+    def paths(self) -> IOPaths:
+        return iopaths.attempt_paths(self.action, self.attempt)
+
+
+class RoundContext:
+    """A ``TaskContext``, ``PluginContext`` and ``CoreContext`` in one; made anew for each round."""
+
+    def __init__(self, values: TaskValues, state: TaskState, ports: Ports, now: datetime) -> None:
+        self._values: Final = values
+        self._state: Final = state
+        self._ports: Final = ports
+        self.now: Final = now
+        self.new_state: tuple[int, bytes] | None = None
+
+    @property
+    def action(self) -> TaskAction:
+        return self._values.action
+
+    @property
+    def template(self) -> tasks_pb2.TaskTemplate:
+        return self._values.template
+
+    @property
+    def template_bytes(self) -> bytes:
+        return self._values.template_bytes
+
+    @property
+    def metadata(self) -> TaskExecutionMetadata:
+        return self._values.metadata
+
+    @property
+    def paths(self) -> IOPaths:
+        return self._values.paths
+
+    @property
+    def inputs(self) -> readers.RemoteInputReader:
+        return readers.RemoteInputReader(self._ports.store, self.paths.input, limit_bytes=self._ports.max_payload_bytes)
+
+    @property
+    def outputs(self) -> readers.RemoteOutputReader:
+        return readers.RemoteOutputReader(self._ports.store, self.paths, limit_bytes=self._ports.max_payload_bytes)
+
+    @property
+    def output_writer(self) -> readers.RemoteOutputWriter:
+        return readers.RemoteOutputWriter(self._ports.store, self.paths)
+
+    @property
+    def data_store(self) -> DataStore:
+        return self._ports.store
+
+    @property
+    def secrets(self) -> SecretManager:
+        return self._ports.secrets
+
+    @property
+    def resources(self) -> GrantEverything:
+        return _NO_QUOTAS
+
+    @property
+    def plugin_state(self) -> PluginState:
+        state = self._state
+        return PluginState(state.phase, max(0, state.phase_version - state.version_base), state.reason)
+
+    @property
+    def kubernetes(self) -> OwnedPods:
+        return OwnedPods(self._ports.cluster, self.metadata)
+
+    @property
+    def state_version(self) -> int:
+        data = self._state.plugin_data
+        return data.version if data is not None else 0
+
+    @property
+    def state(self) -> bytes:
+        data = self._state.plugin_data
+        return data.content if data is not None else b""
+
+    def put_state(self, version: int, state: bytes) -> None:
+        self.new_state = (version, state)
+
+    async def publish_template(self) -> None:
+        """Stores ``task.pb`` where the task will look for it, when its command asks for that."""
+        if b"tasktemplatepath" in self.template_bytes.lower():
+            await self._ports.store.put(self.paths.task_template, self.template_bytes)
+
+
+class OwnedPods:
+    """The ``KubernetesReader`` of one task: sees pods with the labels of its run and action only."""
+
+    def __init__(self, cluster: Cluster, task: TaskExecutionMetadata) -> None:
+        self._cluster: Final = cluster
+        self._namespace: Final = task.namespace
+        self._labels: Final = {
+            name: task.labels[name] for name in (MANAGED_LABEL, "run", "action") if name in task.labels
+        }
+
+    async def get_pod(self, name: str) -> bytes | None:
+        try:
+            pod = await self._cluster.get(POD, self._namespace, name)
+        except NotFoundError:
+            return None
+        labels = pod.metadata.labels
+        return pod.raw if all(labels.get(key) == value for key, value in self._labels.items()) else None
+
+    async def list_pods(self) -> Sequence[bytes]:
+        found: list[bytes] = []
+        token = ""
+        while True:
+            page = await self._cluster.list(
+                POD, namespace=self._namespace, labels=self._labels, continue_token=token
+            )
+            found += [pod.raw for pod in page.items]
+            token = page.continue_token
+            if not token:
+                return found
+
+
+def parse_template(serialised: bytes) -> tasks_pb2.TaskTemplate:
+    """The template that was serialised.
+
+    Raises:
+        BadTaskSpecificationError: it is not a ``core.TaskTemplate``.
+    """
+    try:
+        return tasks_pb2.TaskTemplate.FromString(serialised)
+    except ProtobufDecodeError as error:
+        raise BadTaskSpecificationError(f"spec.taskTemplate is not a serialised core.TaskTemplate: {error}") from error

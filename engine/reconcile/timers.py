@@ -1,0 +1,53 @@
+"""One heap of deadlines for all tasks: a waiting task costs no work until its time comes."""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+from collections.abc import Callable
+from datetime import datetime
+from typing import Final, Generic, TypeVar
+
+import anyio
+
+from propfan.engine.clock import Clock
+
+T = TypeVar("T")
+
+_LONGEST_SLEEP_S: Final = 60.0
+"""The wall clock may jump while we sleep on the monotonic one."""
+
+
+class Timers(Generic[T]):
+    """Calls ``on_due(item)`` at or after each time that was set for it.
+
+    Times are not taken back: an item whose plans changed looks, when called, whether it is due.
+    """
+
+    def __init__(self, clock: Clock, on_due: Callable[[T], None]) -> None:
+        self._clock: Final = clock
+        self._on_due: Final = on_due
+        self._heap: Final[list[tuple[datetime, int, T]]] = []
+        self._order: Final = itertools.count()
+        self._sooner = anyio.Event()
+
+    def set(self, item: T, when: datetime) -> None:
+        if not self._heap or when < self._heap[0][0]:
+            self._sooner.set()
+        heapq.heappush(self._heap, (when, next(self._order), item))
+
+    def __len__(self) -> int:
+        return len(self._heap)
+
+    async def run(self) -> None:
+        """Works until cancelled."""
+        while True:
+            self._sooner = anyio.Event()
+            now = self._clock.now()
+            while self._heap and self._heap[0][0] <= now:
+                self._on_due(heapq.heappop(self._heap)[2])
+            wait_s = _LONGEST_SLEEP_S
+            if self._heap:
+                wait_s = min(wait_s, max(0.0, (self._heap[0][0] - self._clock.now()).total_seconds()))
+            with anyio.move_on_after(wait_s):
+                await self._sooner.wait()

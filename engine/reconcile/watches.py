@@ -1,0 +1,96 @@
+"""Keeps a view of all objects of one kind: list, then watch, for ever."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Final
+
+import anyio
+import structlog
+
+from propfan.engine.cluster import Cluster, Kind, ObservedObject, WatchEvent, WatchEventType
+from propfan.engine.task_state import DELAY_BACKOFF
+from propfan.pluginmachinery.errors import ApiError, ExpiredError
+
+logger = structlog.get_logger(__name__)
+
+
+class Watcher:
+    """Tells of every object of a kind, and of every change, at least once and in order.
+
+    Args:
+        labels: Only objects with these labels are seen.
+        on_listed: Called after each list with the keys of everything that exists: what is not among
+            them is gone.
+        on_event: Called for each object found and each change.
+        silence_s: A watch that says nothing for so long, not even a bookmark, is taken for dead.
+    """
+
+    def __init__(
+        self,
+        cluster: Cluster,
+        kind: Kind,
+        *,
+        labels: Mapping[str, str] | None = None,
+        on_event: Callable[[WatchEvent], None],
+        on_listed: Callable[[frozenset[tuple[str, str]]], None],
+        silence_s: float = 300.0,
+    ) -> None:
+        self._cluster: Final = cluster
+        self.kind: Final = kind
+        self._labels: Final = labels
+        self._on_event: Final = on_event
+        self._on_listed: Final = on_listed
+        self._silence_s: Final = silence_s
+        self.is_synced: Final = anyio.Event()
+
+    async def run(self) -> None:
+        """Works until cancelled."""
+        tries = 0
+        while True:
+            try:
+                version = await self._list()
+                tries = 0
+                self.is_synced.set()
+                await self._watch(version)
+            except ExpiredError:
+                logger.info("watch expired, listing again", kind=str(self.kind))
+            except ApiError as error:
+                tries += 1
+                logger.warning("watch failed", kind=str(self.kind), error=str(error), tries=tries)
+                await anyio.sleep(max(error.retry_after_s, DELAY_BACKOFF.wait_s(tries)))
+
+    async def _list(self) -> str:
+        seen: set[tuple[str, str]] = set()
+        token = version = ""
+        while True:
+            page = await self._cluster.list(self.kind, labels=self._labels, continue_token=token)
+            for item in page.items:
+                seen.add(_key(item))
+                self._on_event(WatchEvent(WatchEventType.ADDED, item))
+            token, version = page.continue_token, version or page.resource_version
+            if not token:
+                break
+        self._on_listed(frozenset(seen))
+        return version
+
+    async def _watch(self, version: str) -> None:
+        while True:
+            async with self._cluster.watch(self.kind, labels=self._labels, resource_version=version) as stream:
+                while True:
+                    events: Sequence[WatchEvent] | None = None
+                    with anyio.move_on_after(self._silence_s):
+                        events = await anext(stream, ())
+                    if events is None:
+                        logger.warning("watch is silent, opening it again", kind=str(self.kind))
+                        break
+                    if not events:
+                        break
+                    for event in events:
+                        if event.type is not WatchEventType.BOOKMARK:
+                            self._on_event(event)
+                    version = events[-1].object.metadata.resource_version
+
+
+def _key(item: ObservedObject) -> tuple[str, str]:
+    return item.metadata.namespace, item.metadata.name

@@ -1,0 +1,210 @@
+"""Submitting a task, and what can be read of it afterwards."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Final
+
+import msgspec
+from flyteidl2.core import tasks_pb2
+from google.protobuf.message import DecodeError as ProtobufDecodeError
+
+from propfan.engine.cluster import TASK_ACTION, ObservedObject
+from propfan.engine.reconcile.live_task import TaskKey, decode
+from propfan.engine.reconcile.task_context import parse_template
+from propfan.engine.task_state import Outcome
+from propfan.pluginmachinery import iopaths, names
+from propfan.pluginmachinery.errors import BadTaskSpecificationError, ConfigError
+from propfan.pluginmachinery.kubernetes_plugin import ObjectMeta
+from propfan.pluginmachinery.phases import ErrorKind, ExecutionError, Phase
+from propfan.pluginmachinery.taskaction import (
+    FINALIZER,
+    PhaseHistoryEntry,
+    TaskAction,
+    TaskActionSpec,
+    validate,
+)
+
+_RUN_ALPHABET: Final = "bcdfghjklmnpqrstvwxz2456789"
+
+MAX_TEMPLATE_BYTES: Final = 1024 * 1024
+"""A larger template could not be stored in an API server (etcd takes 1.5 MiB, the template is base64)."""
+
+
+class Submission(msgspec.Struct, frozen=True, kw_only=True):
+    """A task to run.
+
+    Attributes:
+        template: Serialised ``core.TaskTemplate``.
+        inputs: Content of ``inputs.pb`` (``task.Inputs`` or ``core.LiteralMap``); ``None`` when
+            ``input_uri`` says where they are, or there are none.
+        run_name: Made up when empty. 1 to 30 characters, as ``action_name``.
+        project, domain: Taken from the template's id when empty.
+        namespace: The engine's own when empty.
+        input_uri, run_output_base: Below the engine's store when empty.
+        cache_key: Version of the cached outputs; the template's ``discovery_version`` when empty.
+    """
+
+    template: bytes
+    inputs: bytes | None = None
+    run_name: str = ""
+    action_name: str = "a0"
+    parent_action_name: str | None = None
+    project: str = ""
+    domain: str = ""
+    namespace: str = ""
+    input_uri: str = ""
+    run_output_base: str = ""
+    cache_key: str = ""
+    env_vars: Mapping[str, str] = {}
+    interruptible: bool | None = None
+    labels: Mapping[str, str] = {}
+    group: str = ""
+
+
+class TaskStatus(msgspec.Struct, frozen=True):
+    """Where a task stands.
+
+    Attributes:
+        outcome: ``None`` while it goes on.
+        attempts: The present one, from 1.
+        output_prefix: Where the present attempt leaves its outputs; empty for a condition action.
+    """
+
+    key: TaskKey
+    run_name: str
+    action_name: str
+    task_type: str
+    task_name: str
+    phase: Phase
+    outcome: Outcome | None
+    reason: str
+    attempts: int
+    system_failures: int
+    created_at: datetime
+    ended_at: datetime | None
+    error: ExecutionError | None
+    cache_status: str
+    history: Sequence[PhaseHistoryEntry]
+    output_prefix: str
+
+
+def new_run_name() -> str:
+    """``r`` and 19 random characters, a DNS-1035 label as Flyte's."""
+    return "r" + "".join(secrets.choice(_RUN_ALPHABET) for _ in range(19))
+
+
+def to_task_action(submission: Submission, *, namespace: str, store: str) -> TaskAction:
+    """The object that stands for the task; nothing is created.
+
+    Raises:
+        BadTaskSpecificationError: the template is not one, or is too large.
+        ConfigError: a field is missing or too long; all are named.
+    """
+    if len(submission.template) > MAX_TEMPLATE_BYTES:
+        raise BadTaskSpecificationError(
+            f"the task template has {len(submission.template)} bytes, the limit is {MAX_TEMPLATE_BYTES}"
+        )
+    template = parse_template(submission.template)
+    run = submission.run_name or new_run_name()
+    project = submission.project or template.id.project or "local"
+    domain = submission.domain or template.id.domain or "development"
+    action = submission.action_name
+    base = submission.run_output_base or iopaths.join(store, project, domain, run) + "/"
+    name = f"{run}-{action}"
+    if not names.is_dns1123_subdomain(name):
+        raise ConfigError(
+            "run_name", f"'{name}' (<run>-<action>) is no object name: lower-case letters, digits and '-' only"
+        )
+    labels = {
+        **submission.labels,
+        "flyte.org/project": project,
+        "flyte.org/domain": domain,
+        "flyte.org/run": run,
+        "flyte.org/action": action,
+        "flyte.org/action-type": "task",
+        "flyte.org/is-root": "false" if submission.parent_action_name else "true",
+    }
+    made = TaskAction(
+        metadata=ObjectMeta(name=name, namespace=namespace, labels=labels, finalizers=(FINALIZER,)),
+        spec=TaskActionSpec(
+            run_name=run,
+            project=project,
+            domain=domain,
+            action_name=action,
+            parent_action_name=submission.parent_action_name,
+            action_type="task",
+            input_uri=submission.input_uri or iopaths.join(base, action, iopaths.INPUTS_FILE),
+            run_output_base=base,
+            cache_key=submission.cache_key or template.metadata.discovery_version,
+            task_type=template.type,
+            short_name=template.id.name.rpartition(".")[2][:63],
+            task_template=submission.template,
+            env_vars=submission.env_vars,
+            interruptible=submission.interruptible,
+            group=submission.group,
+        ),
+    )
+    validate(made)
+    return made
+
+
+def to_json(action: TaskAction) -> bytes:
+    """The object as it is created."""
+    return msgspec.json.encode(
+        {
+            "apiVersion": TASK_ACTION.api_version,
+            "kind": TASK_ACTION.kind,
+            "metadata": action.metadata,
+            "spec": action.spec,
+        }
+    )
+
+
+def status_of(seen: ObservedObject) -> TaskStatus:
+    """What the TaskAction says of its task.
+
+    Raises:
+        DecodeError: it can not be read.
+    """
+    action = decode(seen)
+    meta, spec, status = action.metadata, action.spec, action.status
+    final = next((c for c in status.conditions if c.type in ("Succeeded", "Failed") and c.status == "True"), None)
+    attempts = max(status.attempts, 1)
+    error = status.error_state
+    return TaskStatus(
+        key=TaskKey(meta.namespace, meta.name),
+        run_name=spec.run_name,
+        action_name=spec.action_name,
+        task_type=spec.task_type,
+        task_name=_task_name(spec.task_template),
+        phase=_phase(status.plugin_phase),
+        outcome=None if final is None else next((o for o in Outcome if o.value == final.reason), Outcome.FAILED),
+        reason=next((c.message for c in status.conditions if c.type == "Progressing"), ""),
+        attempts=attempts,
+        system_failures=status.system_failures,
+        created_at=meta.creation_timestamp or datetime.min,
+        ended_at=final.last_transition_time if final is not None else None,
+        error=None if error is None else ExecutionError(error.code, error.message, ErrorKind(error.kind or "UNKNOWN")),
+        cache_status=status.cache_status,
+        history=status.phase_history,
+        output_prefix=iopaths.attempt_paths(action, attempts).output_prefix if spec.run_output_base else "",
+    )
+
+
+def _phase(wire_name: str) -> Phase:
+    try:
+        return Phase.from_wire_name(wire_name)
+    except KeyError:
+        return Phase.UNDEFINED
+
+
+def _task_name(template: bytes | None) -> str:
+    if not template:
+        return ""
+    try:
+        return str(tasks_pb2.TaskTemplate.FromString(template).id.name)
+    except ProtobufDecodeError:
+        return ""
