@@ -1,50 +1,54 @@
-"""The metadata that every object of a task gets, whatever its plugin built."""
+"""The metadata that an object is created with and looked up by."""
 
 from __future__ import annotations
 
 from typing import Final
 
-from propfan.pluginmachinery import names
+import msgspec
+
 from propfan.pluginmachinery.config import K8sConfig
 from propfan.pluginmachinery.contexts import TaskExecutionMetadata
-from propfan.pluginmachinery.errors import DecodeError
 from propfan.pluginmachinery.kubernetes_plugin import ObjectMeta, Properties
+from propfan.pluginmachinery.names import dns1123_subdomain, fixed_length_unique_id
 
-OBJECT_FINALIZER: Final = "flyte/flytek8s"
-"""Set on objects when ``inject-finalizer`` is on, as the Go executor does."""
+FINALIZER: Final = "flyte/flytek8s"
+"""Keeps an object until the engine has seen how it ended; the name that Flyte gives it."""
 
 
-def object_name(task: TaskExecutionMetadata, properties: Properties) -> str:
-    """The same name for the same attempt, always; a DNS-1123 subdomain.
+def object_name(metadata: TaskExecutionMetadata, properties: Properties) -> str:
+    """What the attempt's object is called.
 
     Raises:
-        DecodeError: ``generated_name_max_length`` is too small even for a hash.
+        NameTooLongError: not even a hash fits into ``generated_name_max_length``.
     """
-    name = task.task_execution_id.generated_name
-    limit = properties.generated_name_max_length
-    if limit is not None:
-        try:
-            name = names.fixed_length_unique_id(name, limit)
-        except ValueError as error:
-            raise DecodeError(f"generated name '{name}'", str(error)) from error
-    return names.dns1123_subdomain(name)
+    name = metadata.task_execution_id.generated_name
+    if properties.generated_name_max_length is not None:
+        name = fixed_length_unique_id(name, properties.generated_name_max_length)
+    return dns1123_subdomain(name)
 
 
-def stamp(own: ObjectMeta, task: TaskExecutionMetadata, config: K8sConfig, properties: Properties) -> ObjectMeta:
-    """The object's own labels and annotations between the configured ones and the execution's, and its place.
+def stamp(
+    built: ObjectMeta, metadata: TaskExecutionMetadata, k8s: K8sConfig, properties: Properties
+) -> ObjectMeta:
+    """The built object's metadata, completed for creation.
 
-    Args:
-        own: What the plugin wrote; its name and owners are replaced.
+    Labels and annotations: configured defaults, then the object's own, then the execution's; the last wins.
+
+    Raises:
+        NameTooLongError: as `object_name`.
     """
-    is_owned = not (properties.disable_inject_owner_references or config.disable_inject_owner_references)
-    finalizers = tuple(own.finalizers)
-    if config.inject_finalizer and not properties.disable_inject_finalizer and OBJECT_FINALIZER not in finalizers:
-        finalizers = (*finalizers, OBJECT_FINALIZER)
-    return ObjectMeta(
-        name=object_name(task, properties),
-        namespace=task.namespace,
-        labels={**config.default_labels, **own.labels, **task.labels},
-        annotations={**config.default_annotations, **own.annotations, **task.annotations},
-        owner_references=(task.owner_reference,) if is_owned else own.owner_references,
+    owners = built.owner_references
+    if not (k8s.disable_inject_owner_references or properties.disable_inject_owner_references):
+        owners = (metadata.owner_reference,)
+    finalizers = tuple(built.finalizers)
+    if k8s.inject_finalizer and not properties.disable_inject_finalizer and FINALIZER not in finalizers:
+        finalizers = (*finalizers, FINALIZER)
+    return msgspec.structs.replace(
+        built,
+        name=object_name(metadata, properties),
+        namespace=metadata.namespace,
+        labels={**k8s.default_labels, **built.labels, **metadata.labels},
+        annotations={**k8s.default_annotations, **built.annotations, **metadata.annotations},
+        owner_references=owners,
         finalizers=finalizers,
     )

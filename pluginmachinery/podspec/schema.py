@@ -15,6 +15,7 @@ from propfan._speedups.apitypes import StructType, compile_types
 _TABLE: Final = """
 PodTemplate metadata:=ObjectMeta template:=PodTemplateSpec
 PodTemplateSpec metadata:=ObjectMeta spec:=PodSpec
+SidecarJob podSpec:PodSpec primaryContainerName:s annotations:{s} labels:{s}
 PodSpec activeDeadlineSeconds:?I affinity:Affinity automountServiceAccountToken:?b containers:[Container]!
     dnsConfig:PodDNSConfig dnsPolicy:s enableServiceLinks:?b ephemeralContainers:[EphemeralContainer]
     evictionResponders:[EvictionResponder] hostAliases:[HostAlias] hostIPC:b hostNetwork:b hostPID:b hostUsers:?b

@@ -1,0 +1,134 @@
+"""From a task to its Pod, plainly: what is special about pods that are tasks by themselves."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Final
+
+import msgspec
+from propfan._speedups import apitypes, structs
+from propfan.pluginmachinery.config import ApiObject
+from propfan.pluginmachinery.errors import BadTaskSpecificationError
+from propfan.pluginmachinery.kubernetes_plugin import POD, ObjectMeta, RenderedObject
+from propfan.pluginmachinery.podspec import build as podspec
+from propfan.pluginmachinery.podspec import schema
+
+if TYPE_CHECKING:
+    from flyteidl2.core.tasks_pb2 import TaskTemplate
+    from propfan.pluginmachinery.contexts import TaskExecutionMetadata
+    from propfan.pluginmachinery.podspec.build import BuiltPod, PodSpecBuilder, PodTask
+
+SIDECAR: Final = "sidecar"
+RAW_CONTAINER: Final = "raw-container"
+
+DEBUGGER: Final = "_F_E_VS"
+"""Variable by which the SDK asks for a debugger in the pod."""
+
+_TRUE: Final = frozenset({"1", "t", "T", "TRUE", "true", "True"})
+_DEBUGGER_PORT: Final = 6060
+_LEGACY_DEBUGGER_PORT: Final = 8080
+"""Where it listens in pods of an SDK before Flyte 2, which do not know ``ACTION_NAME``."""
+
+_SIDECAR_JOB: Final = schema.TYPES["SidecarJob"]
+
+
+def build_pod(builder: PodSpecBuilder, task: PodTask) -> BuiltPod:
+    """The pod with all that its plugin adds; ``metadata`` is complete but for the engine's part.
+
+    Raises: as ``PodSpecBuilder.to_pod_spec``.
+    """
+    template = task.template
+    pod = _raw_pod(builder, task)
+    builder.apply_flyte_configuration(task, pod)
+    spec, primary = pod.spec, pod.primary_container_name
+    spec["containers"] = _probe_debugger(spec["containers"], primary)
+    if template.type == SIDECAR or (len(spec["containers"]) == 1 and template.type != RAW_CONTAINER):
+        annotations = {**(pod.metadata.get("annotations") or {}), podspec.PRIMARY_CONTAINER_NAME: primary}
+        pod.metadata = {**pod.metadata, "annotations": annotations}
+    if account := service_account(task.metadata):
+        spec.setdefault("serviceAccountName", account)
+    return pod
+
+
+def render(pod: BuiltPod) -> RenderedObject:
+    body = b'"spec":' + msgspec.json.encode(pod.spec) + b',"status":{}'
+    return RenderedObject(POD.api_version, POD.kind, msgspec.convert(pod.metadata, ObjectMeta), body)
+
+
+def service_account(metadata: TaskExecutionMetadata) -> str:
+    """Whom the task asks to run as, else the execution's default."""
+    if metadata.security_context is not None:
+        from flyteidl2.core import security_pb2
+
+        run_as = security_pb2.SecurityContext.FromString(metadata.security_context).run_as
+        if run_as.k8s_service_account:
+            return run_as.k8s_service_account
+    return metadata.k8s_service_account
+
+
+def _raw_pod(builder: PodSpecBuilder, task: PodTask) -> BuiltPod:
+    template = task.template
+    if template.type == SIDECAR and template.task_type_version == 0:
+        return _first_sidecar(template)
+    if template.type == SIDECAR and template.task_type_version == 1:
+        return _second_sidecar(template)
+    return builder.build_raw_pod(task)
+
+
+def _first_sidecar(template: TaskTemplate) -> BuiltPod:
+    """Sidecar tasks of version 0: ``custom`` holds the pod spec among other things."""
+    shown = podspec.text_of(template.custom)
+    try:
+        if not template.HasField("custom"):
+            raise apitypes.MismatchError("", "there is no custom message")
+        job = apitypes.decode(structs.to_value(template.custom.SerializeToString()), _SIDECAR_JOB)
+    except (structs.StructError, apitypes.MismatchError) as error:
+        raise BadTaskSpecificationError(f"invalid TaskSpecification [{shown}], Err: [{error}]") from None
+    if "podSpec" not in job:
+        raise BadTaskSpecificationError(f"invalid TaskSpecification, nil PodSpec [{shown}]")
+    metadata = {kind: job[kind] for kind in ("annotations", "labels") if kind in job}
+    return podspec.BuiltPod(job["podSpec"], metadata, job.get("primaryContainerName", ""))
+
+
+def _second_sidecar(template: TaskTemplate) -> BuiltPod:
+    """Sidecar tasks of version 1: ``custom`` is the pod spec."""
+    try:
+        if not template.HasField("custom"):
+            raise apitypes.MismatchError("", "there is no custom message")
+        spec = podspec.decode_pod_spec(template.custom)
+    except (structs.StructError, apitypes.MismatchError) as error:
+        shown = podspec.text_of(template.custom)
+        raise BadTaskSpecificationError(f"Unable to unmarshal task custom [{shown}], Err: [{error}]") from None
+    if not template.config:
+        raise BadTaskSpecificationError(
+            "invalid TaskSpecification, config needs to be non-empty and include missing "
+            f"[{podspec.PRIMARY_CONTAINER_NAME}] key"
+        )
+    metadata = podspec.metadata_of(template.k8s_pod) if template.WhichOneof("target") == "k8s_pod" else {}
+    return podspec.BuiltPod(spec, metadata, podspec.primary_from_config(template))
+
+
+def _probe_debugger(containers: Sequence[ApiObject], primary: str) -> Sequence[ApiObject]:
+    """Call the container that was asked to run a debugger ready when that answers."""
+    for index, container in enumerate(containers):
+        if len(containers) > 1 and container["name"] != primary:
+            continue
+        environment = container.get("env") or ()
+        if not asks_for_debugger(environment):
+            port = None
+        elif any(variable["name"] == "ACTION_NAME" for variable in environment):
+            port = _DEBUGGER_PORT
+        else:
+            port = _LEGACY_DEBUGGER_PORT
+        if port is not None:
+            probe = {"httpGet": {"port": port}, "initialDelaySeconds": 15, "periodSeconds": 5, "failureThreshold": 50}
+            return [*containers[:index], {**container, "readinessProbe": probe}, *containers[index + 1 :]]
+    return containers
+
+
+def asks_for_debugger(environment: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether the first variable that could ask for a debugger does."""
+    for variable in environment:
+        if variable["name"] == DEBUGGER:
+            return variable.get("value", "") in _TRUE
+    return False
