@@ -12,6 +12,7 @@ from setuptools import Extension, find_packages, setup
 
 FOLDERS = ("engine", "pluginmachinery", "plugins", "_speedups")
 SPEEDUPS = Path("_speedups")
+TYPES = Path("build/types")
 DATA = ("css", "html", "js", "json", "svg", "yaml")
 
 
@@ -19,6 +20,15 @@ def packages() -> list[str]:
     """Each folder as ``propfan.<folder>``, and the packages within."""
     inner = [f"{folder}.{name}" for folder in FOLDERS for name in find_packages(folder)]
     return [f"propfan.{name}" for name in (*FOLDERS, *inner)]
+
+
+def types_path() -> str:
+    """Where Cython finds ``propfan/_speedups/<module>.pxd``: it looks by the full name, and silently does without."""
+    link = TYPES / "propfan" / SPEEDUPS.name
+    link.parent.mkdir(parents=True, exist_ok=True)
+    if not link.is_symlink():
+        link.symlink_to(Path("../../..") / SPEEDUPS, target_is_directory=True)
+    return str(TYPES)
 
 
 def extensions() -> list[Extension]:
@@ -35,7 +45,15 @@ def extensions() -> list[Extension]:
     return cythonize(
         modules,
         build_dir="build/cython",
-        compiler_directives={"language_level": 3, "boundscheck": True, "wraparound": True, "autotestdict": False},
+        include_path=[types_path()],
+        # Types come from the .pxd alone: annotations are for readers and mypy, and int there means any size.
+        compiler_directives={
+            "annotation_typing": False,
+            "autotestdict": False,
+            "boundscheck": True,
+            "language_level": 3,
+            "wraparound": True,
+        },
     )
 
 

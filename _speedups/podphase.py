@@ -125,7 +125,7 @@ def is_ready(pod: Any) -> bool:
     if pod.status is None:
         return False
     if not name:
-        return any(c.type == "Ready" and c.status == "True" for c in pod.status.conditions or ())
+        return any([c.type == "Ready" and c.status == "True" for c in pod.status.conditions or ()])  # noqa: C419
     for status in pod.status.container_statuses or ():
         if status.name == name:
             return bool(status.ready)

@@ -16,8 +16,8 @@ from __future__ import annotations
 
 from typing import Final
 
+from propfan._speedups import hashing
 from propfan.pluginmachinery.contexts import IOPaths
-from propfan.pluginmachinery.names import fnv1a
 from propfan.pluginmachinery.taskaction import TaskAction
 
 INPUTS_FILE: Final = "inputs.pb"
@@ -39,7 +39,7 @@ def join(prefix: str, *keys: str) -> str:
 
 def shard_of(text: str) -> str:
     """One of 1296 two-character shards, evenly spread and always the same for one text."""
-    high, low = divmod(int.from_bytes(fnv1a(text.encode()), "big") % 36**2, 36)
+    high, low = divmod(hashing.fnv1a_32(text.encode()) % 36**2, 36)
     return _SHARD_DIGITS[high] + _SHARD_DIGITS[low]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable, Mapping
 from typing import Final
 
@@ -158,11 +159,18 @@ def _task_id(identifier: identifier_pb2.Identifier) -> TaskId:
 def _quantities(entries: Iterable[tasks_pb2.Resources.ResourceEntry]) -> dict[str, str]:
     found: dict[str, str] = {}
     for entry in entries:
-        settled = quantities.settled(entry.value)
+        quantity = _quantity(entry.value)
         name = _RESOURCE_NAMES.get(entry.name)
-        if name is not None and not quantities.is_zero(settled):
-            found[name] = settled
+        if quantity and name is not None:
+            found[name] = quantity
     return found
+
+
+# Tasks ask for the same few amounts; parsing one costs as much as everything else about its template.
+@functools.lru_cache(maxsize=1024)
+def _quantity(text: str) -> str:
+    """``text`` settled, or ``""`` for a zero."""
+    return "" if quantities.is_zero(text) else quantities.settled(text)
 
 
 def _labels(action: TaskAction, facts: _Facts, attempt: int) -> dict[str, str]:

@@ -12,6 +12,7 @@ import re
 from collections.abc import Iterable
 from typing import Final
 
+from propfan._speedups import hashing
 from propfan.pluginmachinery.errors import NameTooLongError
 
 MAX_LABEL_LENGTH: Final = 63
@@ -43,8 +44,7 @@ class HashAlgorithm(enum.Enum):
     FNV128A = "fnv128a"
 
 
-_FNV: Final = {
-    HashAlgorithm.FNV32A: (4, 0x811C9DC5, 0x01000193),
+_WIDE_FNV: Final = {
     HashAlgorithm.FNV64A: (8, 0xCBF29CE484222325, 0x100000001B3),
     HashAlgorithm.FNV128A: (16, 0x6C62272E07BB014262B821756295C58D, 0x1000000000000000000013B),
 }
@@ -53,7 +53,9 @@ _FNV: Final = {
 
 def fnv1a(content: bytes, algorithm: HashAlgorithm = HashAlgorithm.FNV32A) -> bytes:
     """The hash, most significant byte first."""
-    size, digest, prime = _FNV[algorithm]
+    if algorithm is HashAlgorithm.FNV32A:
+        return hashing.fnv1a_32(content).to_bytes(4, "big")
+    size, digest, prime = _WIDE_FNV[algorithm]
     mask = (1 << 8 * size) - 1
     for byte in content:
         digest = (digest ^ byte) * prime & mask
