@@ -196,6 +196,9 @@ def _check_kind(plugin: str, field: str, kind: object) -> None:
     for part in ("version", "kind", "plural"):
         if not _is_name(getattr(kind, part)):
             raise PluginError(plugin, f"{field}.{part}", f"must be a name, is {getattr(kind, part)!r}")
+    group: object = kind.group
+    if not isinstance(group, str):
+        raise PluginError(plugin, f"{field}.group", f"must be a string, is {type(group).__name__}")
 
 
 def _is_name(value: object) -> bool:
