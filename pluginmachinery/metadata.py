@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Final
 
 import msgspec
 from flyteidl2.core import identifier_pb2, tasks_pb2
 
-from propfan._speedups import quantities
 from propfan.pluginmachinery import secrets
 from propfan.pluginmachinery.contexts import (
     ExecutionId,
@@ -23,7 +21,9 @@ from propfan.pluginmachinery.contexts import (
     TaskId,
     TaskOverrides,
 )
+from propfan.pluginmachinery.errors import PermanentError
 from propfan.pluginmachinery.names import sanitize_label_value
+from propfan.pluginmachinery.podspec import resources
 from propfan.pluginmachinery.taskaction import MANAGED_LABEL, TaskAction
 
 API_VERSION: Final = "flyte.org/v1"
@@ -35,15 +35,6 @@ LABEL_ORGANIZATION: Final = "flyte"
 ENVIRONMENT_ORGANIZATION: Final = "local"
 """The same for the Flyte SDK, whose entry point wants one that is not empty."""
 
-GPU: Final = "gpu"
-"""Any accelerator, until it is known which kind the cluster offers."""
-
-_RESOURCE_NAMES: Final = {
-    tasks_pb2.Resources.CPU: "cpu",
-    tasks_pb2.Resources.MEMORY: "memory",
-    tasks_pb2.Resources.GPU: GPU,
-    tasks_pb2.Resources.EPHEMERAL_STORAGE: "ephemeral-storage",
-}
 _RESOURCE_TYPES: Final = {number: name for name, number in identifier_pb2.ResourceType.items()}
 
 
@@ -103,17 +94,6 @@ def task_metadata(
     )
 
 
-def resource_requirements(resources: tasks_pb2.Resources) -> ResourceRequirements | None:
-    """A container's resources by Kubernetes' names; ``None`` when a quantity is malformed.
-
-    Zeros and resources without such a name are left out; the last of two of one name counts.
-    """
-    try:
-        return ResourceRequirements(_quantities(resources.requests), _quantities(resources.limits))
-    except quantities.QuantityError:
-        return None
-
-
 class _Facts(msgspec.Struct, frozen=True):
     """What all tasks of one template have in common."""
 
@@ -138,7 +118,7 @@ def _facts(template: tasks_pb2.TaskTemplate | None) -> _Facts:
         task_id=_task_id(template.id) if template.HasField("id") else None,
         task_name_label=sanitize_label_value(template.id.name),
         max_attempts=template.metadata.retries.retries + 1,
-        resources=resource_requirements(template.container.resources) if template.HasField("container") else None,
+        resources=_resources(template.container) if template.HasField("container") else None,
         secret_annotations=secrets.to_annotations(security.secrets),
         service_account=security.run_as.k8s_service_account,
         security_context=security.SerializeToString(),
@@ -156,21 +136,16 @@ def _task_id(identifier: identifier_pb2.Identifier) -> TaskId:
     )
 
 
-def _quantities(entries: Iterable[tasks_pb2.Resources.ResourceEntry]) -> dict[str, str]:
-    found: dict[str, str] = {}
-    for entry in entries:
-        quantity = _quantity(entry.value)
-        name = _RESOURCE_NAMES.get(entry.name)
-        if quantity and name is not None:
-            found[name] = quantity
-    return found
-
-
-# Tasks ask for the same few amounts; parsing one costs as much as everything else about its template.
-@functools.lru_cache(maxsize=1024)
-def _quantity(text: str) -> str:
-    """``text`` settled, or ``""`` for a zero."""
-    return "" if quantities.is_zero(text) else quantities.settled(text)
+def _resources(container: tasks_pb2.Container) -> ResourceRequirements | None:
+    """``None`` when a quantity is malformed: the conversion, which reads the template too, says what is wrong."""
+    try:
+        found = resources.of_template(container.resources)
+    except PermanentError:
+        return None
+    return ResourceRequirements(
+        {name: resources.printed(quantity) for name, quantity in found.requests.items()},
+        {name: resources.printed(quantity) for name, quantity in found.limits.items()},
+    )
 
 
 def _labels(action: TaskAction, facts: _Facts, attempt: int) -> dict[str, str]:
