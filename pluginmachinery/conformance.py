@@ -34,7 +34,7 @@ def check_kubernetes_plugin(plugin: str, subject: Any, protocol: type) -> Proper
     check_methods(plugin, subject, protocol)
     if hasattr(subject, "on_abort"):
         check_methods(plugin, subject, AbortOverride)
-    properties = _answer(plugin, subject.get_properties, Properties)
+    properties = _answer(plugin, "get_properties", subject.get_properties, Properties)
     for field in ("disable_inject_owner_references", "disable_inject_finalizer", "disable_delete_resource_on_finalize"):
         check_flag(plugin, properties, field)
     _check_name_length(plugin, properties.generated_name_max_length)
@@ -44,7 +44,7 @@ def check_kubernetes_plugin(plugin: str, subject: Any, protocol: type) -> Proper
 def check_core_plugin(plugin: str, subject: Any) -> CoreProperties:
     """Raises ``PluginError`` when a method or a property is not what it must be."""
     check_methods(plugin, subject, CorePlugin)
-    properties = _answer(plugin, subject.get_properties, CoreProperties)
+    properties = _answer(plugin, "get_properties", subject.get_properties, CoreProperties)
     check_flag(plugin, properties, "disable_node_level_caching")
     _check_name_length(plugin, properties.generated_name_max_length)
     return properties
@@ -59,7 +59,7 @@ def check_web_plugin(plugin: str, subject: Any) -> WebPluginConfig:
     if hasattr(subject, "do") and hasattr(subject, "create"):
         raise PluginError(plugin, "do", "a plugin is either synchronous (do) or asynchronous (create), not both")
     check_methods(plugin, subject, SyncWebPlugin if hasattr(subject, "do") else AsyncWebPlugin)
-    config = _answer(plugin, subject.get_config, WebPluginConfig)
+    config = _answer(plugin, "get_config", subject.get_config, WebPluginConfig)
     violations = config.violations()
     if violations:
         raise PluginError(plugin, "get_config", f"config validation failed. Error: {'; '.join(violations)}")
@@ -112,13 +112,13 @@ def _is_async(method: Any) -> bool:
 P = TypeVar("P")
 
 
-def _answer(plugin: str, method: Callable[[], object], wanted: type[P]) -> P:
+def _answer(plugin: str, name: str, method: Callable[[], object], wanted: type[P]) -> P:
     try:
         answer = method()
     except Exception as error:
-        raise PluginError(plugin, method.__name__, f"raised {type(error).__name__}: {error}") from error
+        raise PluginError(plugin, name, f"raised {type(error).__name__}: {error}") from error
     if not isinstance(answer, wanted):
-        raise PluginError(plugin, method.__name__, f"must return {wanted.__name__}, is {type(answer).__name__}")
+        raise PluginError(plugin, name, f"must return {wanted.__name__}, is {type(answer).__name__}")
     return answer
 
 

@@ -36,7 +36,7 @@ from propfan.pluginmachinery.kubernetes_plugin import (
     ObservedObject,
     RenderedObject,
 )
-from propfan.pluginmachinery.phases import Phase, PhaseInfo, PluginState
+from propfan.pluginmachinery.phases import Phase, PluginState
 from propfan.pluginmachinery.registry import KubernetesPluginEntry, LoadedKubernetesPlugin, SetupContext
 from propfan.pluginmachinery.testing.builders import NOW, observed, task_metadata
 from propfan.pluginmachinery.testing.fakes import FakeTaskContext, setup_context
@@ -302,21 +302,20 @@ class KubernetesPluginContract:
 
 
 async def _problem_with(plugin: KubernetesPlugin, ctx: FakeTaskContext, resource: ObservedObject) -> str | None:
-    info: PhaseInfo | None = None
+    problems: tuple[str, ...] = ()
     try:
-        info = await plugin.get_task_phase(ctx, resource)
+        problems = problems_of_verdict(await plugin.get_task_phase(ctx, resource), ctx.now)
     except TaskError:
         pass
     except Exception as error:  # noqa: BLE001 - that there is none is the claim
         return f"get_task_phase raised {error!r}"
-    for method in (plugin.is_terminal, plugin.get_completion_time):
+    for name, method in (("is_terminal", plugin.is_terminal), ("get_completion_time", plugin.get_completion_time)):
         try:
             method(resource)
         except TaskError:
             pass
-        except Exception as error:  # noqa: BLE001
-            return f"{method.__name__} raised {error!r}"
-    problems = () if info is None else problems_of_verdict(info, ctx.now)
+        except Exception as error:  # noqa: BLE001 - as above
+            return f"{name} raised {error!r}"
     return "; ".join(problems) or None
 
 
