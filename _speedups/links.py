@@ -42,6 +42,8 @@ FINISH_TIME: Final = 24
 UNIX_START_TIME: Final = 25
 UNIX_FINISH_TIME: Final = 26
 
+_CONTAINER: Final = 1 << CONTAINER_ID
+_GENERATED: Final = 1 << GENERATED_NAME
 _IDENTITY: Final = 0b11111111111111 << NODE_ID
 _TASK: Final = 0b11111 << TASK_ID
 _EXECUTION: Final = 0b111111 << EXECUTION_NAME
@@ -151,14 +153,11 @@ def pod_values(pod: Any, index: int, used: int, now: datetime) -> list[str] | No
     if containers is None or statuses is None or index >= len(containers) or index >= len(statuses):
         return None
     metadata = pod.metadata
-    values = [""] * COUNT
-    values[POD_NAME] = metadata.name
-    values[NAMESPACE] = metadata.namespace
-    values[POD_UID] = metadata.uid
-    values[HOSTNAME] = pod.spec.hostname
-    values[CONTAINER_NAME] = containers[index].name
-    if used & (1 << CONTAINER_ID):
-        values[CONTAINER_ID] = bare_container_id(statuses[index].container_id)
+    container_id = bare_container_id(statuses[index].container_id) if used & _CONTAINER else ""
+    values = [
+        "", metadata.name, metadata.uid, metadata.namespace, containers[index].name, container_id, pod.spec.hostname,
+        "", "", "", "", "", "", "", "", "", "", "", "", "", "", "", "", "", "", "", "",
+    ]  # fmt: skip
     if used & _TIMES:
         created = metadata.creation_timestamp
         values[START_TIME] = rfc3339(created)
@@ -173,7 +172,7 @@ def add_identity(values: list[str], used: int, task_execution_id: Any, subdomain
     if not used & _IDENTITY or task_execution_id is None:
         return
     values[NODE_ID] = task_execution_id.unique_node_id
-    if used & (1 << GENERATED_NAME):
+    if used & _GENERATED:
         values[GENERATED_NAME] = subdomain(task_execution_id.generated_name)
     identifier = task_execution_id.id
     values[RETRY_ATTEMPT] = str(identifier.retry_attempt)

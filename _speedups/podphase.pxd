@@ -1,5 +1,11 @@
 cimport cython
 
+cdef int _UNDEFINED, _QUEUED, _INITIALIZING, _RUNNING, _SUCCESS, _RETRYABLE_FAILURE, _PERMANENT_FAILURE
+cdef object _UNSET
+cdef frozenset _TRUE, _SYSTEM_REASONS, _STARTING
+cdef tuple _KILLED_EXIT_CODES
+
+@cython.final
 cdef class Verdict:
     cdef readonly int phase
     cdef readonly int version
@@ -7,9 +13,12 @@ cdef class Verdict:
     cdef readonly bint is_system, cleanup
     cdef public object since, recheck_at
 
+@cython.locals(verdict=Verdict)
 cdef Verdict _waits(int phase, int version, str reason)
-cdef Verdict _fails(str code, str message, bint is_system)
-cdef Verdict _fails_waiting(int verdict_phase, str code, str message, bint is_system)
+@cython.locals(verdict=Verdict)
+cdef Verdict _fails(int phase, str code, str message, bint is_system)
+@cython.locals(verdict=Verdict)
+cdef Verdict _fails_waiting(int phase, str code, str message, bint is_system)
 cdef object _earlier(object left, object right)
 cdef object _end(object start, object period)
 
@@ -19,8 +28,10 @@ cpdef bint has_debugger(object pod, Py_ssize_t index) except -1
 cpdef str terminated_text(str name, object state)
 cdef bint _finished_badly(object state) except -1
 
+@cython.final
 cdef class PodPhases:
-    cdef object _results, _limits, _phase_info, _task_info
+    cdef object _limits, _user, _system, _ide, _phase_info, _execution_error, _task_info
+    cdef object _log_context, _pod_log_context, _container_context
     cdef tuple _phases
 
     @cython.locals(phase=str)

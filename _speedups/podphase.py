@@ -12,13 +12,13 @@ from typing import Any, Final, NamedTuple
 
 import msgspec
 
-UNDEFINED: Final = 0
-QUEUED: Final = 3
-INITIALIZING: Final = 4
-RUNNING: Final = 5
-SUCCESS: Final = 6
-RETRYABLE_FAILURE: Final = 7
-PERMANENT_FAILURE: Final = 8
+_UNDEFINED: Final = 0
+_QUEUED: Final = 3
+_INITIALIZING: Final = 4
+_RUNNING: Final = 5
+_SUCCESS: Final = 6
+_RETRYABLE_FAILURE: Final = 7
+_PERMANENT_FAILURE: Final = 8
 
 _UNSET: Final = datetime(1, 1, 1, tzinfo=UTC)
 _TRUE: Final = frozenset({"1", "t", "T", "TRUE", "true", "True"})
@@ -58,32 +58,39 @@ class Limits(NamedTuple):
 class Verdict:
     """A phase and why. ``since`` is set where nothing but that time is told about the task."""
 
-    def __init__(self, phase: int, version: int, reason: str, code: str, message: str) -> None:
-        self.phase = phase
-        self.version = version
-        self.reason = reason
-        self.code = code
-        self.message = message
-        self.is_system = False
-        self.cleanup = False
-        self.since: datetime | None = None
-        self.recheck_at: datetime | None = None
+    phase: int
+    version: int
+    reason: str
+    code: str
+    message: str
+    is_system: bool
+    cleanup: bool
+    since: datetime | None
+    recheck_at: datetime | None
 
 
 def _waits(phase: int, version: int, reason: str) -> Verdict:
-    return Verdict(phase, version, reason, "", "")
+    verdict = Verdict.__new__(Verdict)
+    verdict.phase = phase
+    verdict.version = version
+    verdict.reason = reason
+    verdict.code = verdict.message = ""
+    verdict.is_system = verdict.cleanup = False
+    verdict.since = verdict.recheck_at = None
+    return verdict
 
 
-def _fails(code: str, message: str, is_system: bool) -> Verdict:  # noqa: FBT001 - C signature
-    verdict = Verdict(RETRYABLE_FAILURE, 0, "", code, message)
+def _fails(phase: int, code: str, message: str, is_system: bool) -> Verdict:  # noqa: FBT001 - C signature
+    verdict = _waits(phase, 0, "")
+    verdict.code = code
+    verdict.message = message
     verdict.is_system = is_system
     return verdict
 
 
-def _fails_waiting(verdict_phase: int, code: str, message: str, is_system: bool) -> Verdict:  # noqa: FBT001
+def _fails_waiting(phase: int, code: str, message: str, is_system: bool) -> Verdict:  # noqa: FBT001 - C signature
     """A failure of a pod that waits and would go on doing so: its object has to be removed."""
-    verdict = _fails(code, message, is_system)
-    verdict.phase = verdict_phase
+    verdict = _fails(phase, code, message, is_system)
     verdict.cleanup = True
     return verdict
 
@@ -161,11 +168,17 @@ class PodPhases:
     """The rules for one configuration."""
 
     def __init__(self, results: Results, limits: Limits) -> None:
-        self._results = results
         self._limits = limits
-        self._phase_info = results.phase_info
-        self._task_info = results.task_info
         self._phases = tuple(results.phases)
+        self._user = results.user
+        self._system = results.system
+        self._ide = results.ide
+        self._phase_info = results.phase_info
+        self._execution_error = results.execution_error
+        self._task_info = results.task_info
+        self._log_context = results.log_context
+        self._pod_log_context = results.pod_log_context
+        self._container_context = results.container_context
 
     def verdict(self, pod: Any, now: datetime) -> Verdict:
         """What the pod's phase, conditions and containers say."""
@@ -179,9 +192,9 @@ class PodPhases:
         if phase == "Pending":
             return self.pending(pod, now)
         if phase == "Unschedulable":
-            return _waits(QUEUED, 0, "pod unschedulable")
+            return _waits(_QUEUED, 0, "pod unschedulable")
         if phase == "Unknown":
-            return _waits(UNDEFINED, 0, "")
+            return _waits(_UNDEFINED, 0, "")
         annotations = pod.metadata.annotations
         if annotations is None or annotations.primary_container_name is None:
             return self._unnamed(pod)
@@ -193,13 +206,13 @@ class PodPhases:
         if status is not None and status.container_statuses:
             for container in status.container_statuses:
                 if _finished_badly(container.state):
-                    return _waits(RUNNING, 1, "")
+                    return _waits(_RUNNING, 1, "")
             if status.init_container_statuses is not None:
                 for container in status.init_container_statuses:
                     if _finished_badly(container.state):
-                        return _waits(RUNNING, 1, "")
+                        return _waits(_RUNNING, 1, "")
             return self.succeeded(pod)
-        return _waits(RUNNING, 1, "")
+        return _waits(_RUNNING, 1, "")
 
     def primary(self, pod: Any, name: str) -> Verdict:
         """A running pod whose container ``name`` decides."""
@@ -210,7 +223,7 @@ class PodPhases:
                     if state is None:
                         break
                     if state.waiting is not None or state.running is not None:
-                        return _waits(RUNNING, 1, "")
+                        return _waits(_RUNNING, 1, "")
                     if state.terminated is None:
                         break
                     return self._primary_ended(name, state.terminated)
@@ -218,16 +231,18 @@ class PodPhases:
         if containers is not None:
             for container in containers:
                 if container.name == name:
-                    return _waits(RUNNING, 0, "")
+                    return _waits(_RUNNING, 0, "")
         missing = f"Primary container [{name}] not found in pod's container statuses"
-        return Verdict(PERMANENT_FAILURE, 0, "", "PrimaryContainerNotFound", missing)
+        return _fails(_PERMANENT_FAILURE, "PrimaryContainerNotFound", missing, False)
 
     def _primary_ended(self, name: str, state: Any) -> Verdict:
         if "OOMKilled" in state.reason:
-            return _fails(state.reason, terminated_text(name, state), False)
+            return _fails(_RETRYABLE_FAILURE, state.reason, terminated_text(name, state), False)
         if state.exit_code == 0:
-            return _waits(SUCCESS, 0, "")
-        return _fails(state.reason, terminated_text(name, state), state.exit_code in _KILLED_EXIT_CODES)
+            return _waits(_SUCCESS, 0, "")
+        return _fails(
+            _RETRYABLE_FAILURE, state.reason, terminated_text(name, state), state.exit_code in _KILLED_EXIT_CODES
+        )
 
     def succeeded(self, pod: Any) -> Verdict:
         status = pod.status
@@ -240,8 +255,10 @@ class PodPhases:
                 for container in statuses:
                     state = container.state
                     if state is not None and state.terminated is not None and "OOMKilled" in state.terminated.reason:
-                        return _fails("OOMKilled", "Pod reported success despite being OOMKilled", False)
-        return _waits(SUCCESS, 0, "")
+                        return _fails(
+                            _RETRYABLE_FAILURE, "OOMKilled", "Pod reported success despite being OOMKilled", False
+                        )
+        return _waits(_SUCCESS, 0, "")
 
     def failed(self, pod: Any, primary: str | None) -> Verdict:
         """``primary`` is the container whose kill is the system's fault, if any."""
@@ -267,8 +284,8 @@ class PodPhases:
                     is_system = is_system or container.name == primary
                 message += terminated_text(container.name, ended)
         if is_system or code == "UnknownError":
-            return _fails("Interrupted", message, True)
-        return _fails(code, message, False)
+            return _fails(_RETRYABLE_FAILURE, "Interrupted", message, True)
+        return _fails(_RETRYABLE_FAILURE, code, message, False)
 
     def pending(self, pod: Any, now: datetime) -> Verdict:
         """The first condition that explains the wait decides; time runs from when it last changed."""
@@ -280,7 +297,7 @@ class PodPhases:
                 since = condition.last_transition_time or _UNSET
                 kind = condition.type
                 if kind == "Unschedulable" or (kind == "PodScheduled" and condition.status == "False"):
-                    verdict = _waits(QUEUED, 0, f"{condition.reason}:{condition.message}")
+                    verdict = _waits(_QUEUED, 0, f"{condition.reason}:{condition.message}")
                     break
                 if kind == "Ready" and condition.status == "False":
                     waiting = self._waiting(status)
@@ -288,13 +305,13 @@ class PodPhases:
                         verdict = self._classify(condition, waiting, since, now)
                         break
         if verdict is None:
-            verdict = _waits(QUEUED, 0, "Demistify Pending")
-        if verdict.phase > RUNNING:
+            verdict = _waits(_QUEUED, 0, "Demistify Pending")
+        if verdict.phase > _RUNNING:
             return verdict
         limit = self._limits.pending
         if limit is not None:
             if now - since >= limit:
-                late = _fails_waiting(RETRYABLE_FAILURE, "PodPendingTimeout", verdict.reason, True)
+                late = _fails_waiting(_RETRYABLE_FAILURE, "PodPendingTimeout", verdict.reason, True)
                 late.since = since
                 return late
             if status.conditions:
@@ -321,7 +338,7 @@ class PodPhases:
         verdict = None
         grace = None
         text = ""
-        phase = PERMANENT_FAILURE
+        phase = _PERMANENT_FAILURE
         is_system = False
         if reason == "CreateContainerError":
             grace, text = limits.create_container_error, limits.create_container_error_text
@@ -329,16 +346,16 @@ class PodPhases:
             grace, text = limits.create_container_config_error, limits.create_container_config_error_text
         elif reason == "ImagePullBackOff":
             grace, text = limits.image_pull_backoff, limits.image_pull_backoff_text
-            phase = RETRYABLE_FAILURE
+            phase = _RETRYABLE_FAILURE
             is_system = "429 Too Many Requests" in waiting.message
         elif reason == "InvalidImageName":
-            verdict = _fails_waiting(PERMANENT_FAILURE, code, message, False)
+            verdict = _fails_waiting(_PERMANENT_FAILURE, code, message, False)
         elif reason not in _STARTING:
-            verdict = _fails_waiting(RETRYABLE_FAILURE, code, message, True)
+            verdict = _fails_waiting(_RETRYABLE_FAILURE, code, message, True)
         if grace is not None and now - since >= grace:
             verdict = _fails_waiting(phase, code, f"Grace period [{text}] exceeded|{message}", is_system)
         if verdict is None:
-            verdict = _waits(INITIALIZING, 0, f"[{code}]: {message}")
+            verdict = _waits(_INITIALIZING, 0, f"[{code}]: {message}")
             if grace is not None:
                 verdict.recheck_at = _end(since, grace)
         verdict.since = since
@@ -361,9 +378,9 @@ class PodPhases:
         phase = verdict.phase
         version = verdict.version
         reason = verdict.reason
-        if phase >= RUNNING:
+        if phase >= _RUNNING:
             for index, log in enumerate(logs):
-                if log.link_type is self._results.ide:
+                if log.link_type is self._ide:
                     ready = is_ready(pod)
                     told = "Vscode server is ready" if ready else "Vscode server is not ready"
                     reason = f"{reason}, {told}" if reason else told
@@ -371,7 +388,7 @@ class PodPhases:
                     break
         if phase == last_phase and version <= last_version and reason != last_reason:
             version = last_version + 1
-        if phase == UNDEFINED:
+        if phase == _UNDEFINED:
             info = None
         elif verdict.since is not None:
             info = self._task_info(verdict.since)
@@ -388,10 +405,10 @@ class PodPhases:
         )
 
     def error(self, verdict: Verdict) -> Any:
-        if verdict.phase < RETRYABLE_FAILURE:
+        if verdict.phase < _RETRYABLE_FAILURE:
             return None
-        kind = self._results.system if verdict.is_system else self._results.user
-        return self._results.execution_error(verdict.code, verdict.message, kind)
+        kind = self._system if verdict.is_system else self._user
+        return self._execution_error(verdict.code, verdict.message, kind)
 
     def task_info(self, pod: Any, logs: tuple[Any, ...], now: datetime) -> Any:
         occurred = self.occurred_at(pod)
@@ -400,7 +417,7 @@ class PodPhases:
         reported = self._completed_at(pod)
         if reported is None:
             reported = occurred
-        context = self._results.log_context((self.pod_log_context(pod),), pod.metadata.name)
+        context = self._log_context((self.pod_log_context(pod),), pod.metadata.name)
         return self._task_info(occurred, reported, logs, context)
 
     def occurred_at(self, pod: Any) -> datetime | None:
@@ -439,7 +456,7 @@ class PodPhases:
         """The pod and its containers in the order of their statuses."""
         metadata = pod.metadata
         status = pod.status
-        return self._results.pod_log_context(
+        return self._pod_log_context(
             metadata.namespace,
             metadata.name,
             primary_container_name(pod),
@@ -461,7 +478,7 @@ class PodPhases:
                 elif state.terminated is not None:
                     start = state.terminated.started_at or _UNSET
                     end = state.terminated.finished_at or _UNSET
-            contexts.append(self._results.container_context(status.name, start, end))
+            contexts.append(self._container_context(status.name, start, end))
         return tuple(contexts)
 
 

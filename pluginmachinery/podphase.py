@@ -18,6 +18,7 @@ from propfan.pluginmachinery.kubernetes_plugin import ObservedObject
 from propfan.pluginmachinery.loglinks import LinkPlan, LogLinks, LogsConfig
 from propfan.pluginmachinery.names import dns1123_subdomain
 from propfan.pluginmachinery.phases import (
+    UNDEFINED,
     ContainerContext,
     ErrorKind,
     ExecutionError,
@@ -29,7 +30,6 @@ from propfan.pluginmachinery.phases import (
     PodLogContext,
     TaskInfo,
     TaskLog,
-    UNDEFINED,
 )
 
 ObservedPod = pods.ObservedPod
@@ -192,7 +192,9 @@ def _at_least(duration: Duration) -> timedelta:
     return timedelta(microseconds=-(-duration.nanoseconds // 1000))
 
 
-def _links_of(pod: ObservedPod, plan: LinkPlan, task_execution_id: TaskExecutionId, now: datetime) -> tuple[TaskLog, ...]:
+def _links_of(
+    pod: ObservedPod, plan: LinkPlan, task_execution_id: TaskExecutionId, now: datetime
+) -> tuple[TaskLog, ...]:
     """Those of the first container, once there is a status; none of a pod about which nothing is known."""
     if pod.status is not None and pod.status.phase == "Unknown":
         return ()

@@ -6,13 +6,13 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import msgspec
+
 from propfan.pluginmachinery import object_metadata
 from propfan.pluginmachinery.config import K8sConfig, StorageConfig, decode_config
 from propfan.pluginmachinery.errors import PropfanError
 from propfan.pluginmachinery.kubernetes_plugin import Properties
 from propfan.pluginmachinery.podspec.build import PodSpecBuilder, read_task
 from propfan.plugins.pod import build
-
 from tests.golden import inputs
 
 
