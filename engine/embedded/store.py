@@ -35,7 +35,7 @@ _SCHEMA: Final = """
     CREATE TABLE status (id INTEGER PRIMARY KEY, version INTEGER NOT NULL, status BLOB NOT NULL);
     CREATE TABLE event (seq INTEGER PRIMARY KEY, key TEXT NOT NULL UNIQUE, payload BLOB NOT NULL);
     CREATE TABLE counter (id INTEGER PRIMARY KEY CHECK (id = 1), version INTEGER NOT NULL, seq INTEGER NOT NULL);
-    INSERT INTO counter VALUES (1, 0, 0);
+    INSERT INTO counter VALUES (1, 1, 0);
     PRAGMA application_id = 1886547824;
     PRAGMA user_version = 1;
     COMMIT;
