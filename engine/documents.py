@@ -116,14 +116,20 @@ def _read_json(source: str, text: str) -> Iterator[Document]:
     if not text.strip():
         return
     try:
-        yield Document(source, json.loads(text, object_pairs_hook=unique))
+        value = json.loads(text, object_pairs_hook=unique)
     except json.JSONDecodeError as error:
         problem = f"line {error.lineno}, column {error.colno}: not JSON: {error.msg}"
         raise DecodeError(source, problem) from error
     except RecursionError as error:
-        raise DecodeError(source, "nested too deeply") from error
+        raise DecodeError(source, f"nested more than {_DEPTH_LIMIT} levels") from error
     except ValueError as error:
         raise DecodeError(source, str(error)) from error
+    level = [value]
+    for _ in range(_DEPTH_LIMIT + 1):
+        level = [inner for outer in level for _, inner in _members(outer)]
+    if level:
+        raise DecodeError(source, f"nested more than {_DEPTH_LIMIT} levels")
+    yield Document(source, value)
 
 
 def _twice(names: Iterable[str]) -> str | None:
@@ -278,6 +284,9 @@ class _Filler:
     def _parse_one(self, message: Message, field: AnyField, item: Any, shown: Any, path: FieldPath) -> None:
         names = (field.name, field.camelcase_name)
         try:
+            if field.enum_type is not None and not isinstance(shown, str):
+                # Protobuf would take any number, and true for 1.
+                raise TypeError("not a name")  # noqa: TRY301
             json_format.ParseDict({field.name: item}, message)
         except (json_format.ParseError, TypeError, ValueError, AttributeError) as error:
             self._refuse(
@@ -318,9 +327,10 @@ def _reason(error: Exception) -> str:
 def _non_finite(value: Any, path: FieldPath) -> FieldPath | None:
     if isinstance(value, float) and not math.isfinite(value):
         return path
-    members: Iterable[tuple[str | int, Any]] = ()
+    return next((bad for name, item in _members(value) if (bad := _non_finite(item, (*path, name)))), None)
+
+
+def _members(value: Any) -> Iterable[tuple[str | int, Any]]:
     if isinstance(value, dict):
-        members = value.items()
-    elif isinstance(value, list):
-        members = enumerate(value)
-    return next((bad for name, item in members if (bad := _non_finite(item, (*path, name)))), None)
+        return value.items()
+    return enumerate(value) if isinstance(value, list) else ()
