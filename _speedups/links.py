@@ -11,6 +11,8 @@ from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
+from propfan._speedups.pods import ObservedPod
+
 VARIABLES: Final = (
     "logName", "podName", "podUID", "namespace", "containerName", "containerID", "hostname", "agentID", "connectorID",
     "nodeID", "generatedName", "taskRetryAttempt", "taskID", "taskVersion", "taskOrg", "taskProject", "taskDomain",
@@ -140,7 +142,7 @@ def bare_container_id(container_id: str) -> str:
     return pieces[1] if len(pieces) > 1 else container_id
 
 
-def pod_values(pod: Any, index: int, used: int, now: datetime) -> list[str] | None:
+def pod_values(pod: ObservedPod, index: int, used: int, now: datetime) -> list[str] | None:
     """Values of the slots in ``used`` that describe a container of an observed pod.
 
     ``None`` when the pod has no container, or no container status, of that index: the status is taken by its

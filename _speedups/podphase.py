@@ -12,6 +12,8 @@ from typing import Any, Final, NamedTuple
 
 import msgspec
 
+from propfan._speedups.pods import Condition, ContainerStatus, ObservedPod, State, Status, Terminated, Waiting
+
 _UNDEFINED: Final = 0
 _QUEUED: Final = 3
 _INITIALIZING: Final = 4
@@ -109,24 +111,24 @@ def _end(start: datetime, period: timedelta) -> datetime | None:
         return None
 
 
-def primary_container_name(pod: Any) -> str:
+def primary_container_name(pod: ObservedPod) -> str:
     """The container that stands for the task: named by annotation, or like the pod, else the first."""
     annotations = pod.metadata.annotations
     if annotations is not None:
         if annotations.default_container:
-            return str(annotations.default_container)
+            return annotations.default_container
         if annotations.primary_container_name:
-            return str(annotations.primary_container_name)
+            return annotations.primary_container_name
     containers = None if pod.spec is None else pod.spec.containers
     if not containers:
         return ""
     for container in containers:
         if container.name == pod.metadata.name:
-            return str(container.name)
-    return str(containers[0].name)
+            return container.name
+    return containers[0].name
 
 
-def is_ready(pod: Any) -> bool:
+def is_ready(pod: ObservedPod) -> bool:
     """Whether the primary container is; without one, whether the pod is."""
     name = primary_container_name(pod)
     if pod.status is None:
@@ -135,17 +137,20 @@ def is_ready(pod: Any) -> bool:
         return any([c.type == "Ready" and c.status == "True" for c in pod.status.conditions or ()])  # noqa: C419
     for status in pod.status.container_statuses or ():
         if status.name == name:
-            return bool(status.ready)
+            return status.ready
     return False
 
 
-def has_debugger(pod: Any, index: int) -> bool:
+def has_debugger(pod: ObservedPod, index: int) -> bool:
     """Whether the environment of a container of the spec asks for one; ``pods.decode`` must have kept it."""
-    env = pod.spec.containers[index].env
-    return bool(env) and env[0].value in _TRUE
+    containers = None if pod.spec is None else pod.spec.containers
+    if containers is None or index >= len(containers):
+        return False
+    env = containers[index].env
+    return env is not None and len(env) > 0 and env[0].value in _TRUE
 
 
-def terminated_text(name: str, state: Any) -> str:
+def terminated_text(name: str, state: Terminated) -> str:
     """How a container's end is told to people; starts a new line."""
     if state.exit_code == 0:
         return f"\r\n[{name}] terminated with ExitCode 0."
@@ -155,7 +160,7 @@ def terminated_text(name: str, state: Any) -> str:
     )
 
 
-def _finished_badly(state: Any) -> bool:
+def _finished_badly(state: State | None) -> bool:
     """Whether a container's state speaks against success; one about which nothing is known does not."""
     if state is None:
         return False
@@ -180,29 +185,28 @@ class PodPhases:
         self._pod_log_context = results.pod_log_context
         self._container_context = results.container_context
 
-    def verdict(self, pod: Any, now: datetime) -> Verdict:
+    def verdict(self, pod: ObservedPod, now: datetime) -> Verdict:
         """What the pod's phase, conditions and containers say."""
         status = pod.status
-        phase = "" if status is None else status.phase
-        if phase == "Succeeded":
-            return self.succeeded(pod)
-        if phase == "Failed":
-            annotations = pod.metadata.annotations
-            return self.failed(pod, None if annotations is None else annotations.primary_container_name)
-        if phase == "Pending":
-            return self.pending(pod, now)
-        if phase == "Unschedulable":
-            return _waits(_QUEUED, 0, "pod unschedulable")
-        if phase == "Unknown":
-            return _waits(_UNDEFINED, 0, "")
         annotations = pod.metadata.annotations
+        if status is not None:
+            phase = status.phase
+            if phase == "Succeeded":
+                return self.succeeded(status)
+            if phase == "Failed":
+                return self.failed(status, None if annotations is None else annotations.primary_container_name)
+            if phase == "Pending":
+                return self.pending(status, now)
+            if phase == "Unschedulable":
+                return _waits(_QUEUED, 0, "pod unschedulable")
+            if phase == "Unknown":
+                return _waits(_UNDEFINED, 0, "")
         if annotations is None or annotations.primary_container_name is None:
-            return self._unnamed(pod)
+            return self._unnamed(status)
         return self.primary(pod, annotations.primary_container_name)
 
-    def _unnamed(self, pod: Any) -> Verdict:
+    def _unnamed(self, status: Status | None) -> Verdict:
         """A running pod that does not say which container is the task's: all of them are."""
-        status = pod.status
         if status is not None and status.container_statuses:
             for container in status.container_statuses:
                 if _finished_badly(container.state):
@@ -211,10 +215,10 @@ class PodPhases:
                 for container in status.init_container_statuses:
                     if _finished_badly(container.state):
                         return _waits(_RUNNING, 1, "")
-            return self.succeeded(pod)
+            return self.succeeded(status)
         return _waits(_RUNNING, 1, "")
 
-    def primary(self, pod: Any, name: str) -> Verdict:
+    def primary(self, pod: ObservedPod, name: str) -> Verdict:
         """A running pod whose container ``name`` decides."""
         if pod.status is not None and pod.status.container_statuses is not None:
             for status in pod.status.container_statuses:
@@ -235,7 +239,7 @@ class PodPhases:
         missing = f"Primary container [{name}] not found in pod's container statuses"
         return _fails(_PERMANENT_FAILURE, "PrimaryContainerNotFound", missing, False)
 
-    def _primary_ended(self, name: str, state: Any) -> Verdict:
+    def _primary_ended(self, name: str, state: Terminated) -> Verdict:
         if "OOMKilled" in state.reason:
             return _fails(_RETRYABLE_FAILURE, state.reason, terminated_text(name, state), False)
         if state.exit_code == 0:
@@ -244,8 +248,7 @@ class PodPhases:
             _RETRYABLE_FAILURE, state.reason, terminated_text(name, state), state.exit_code in _KILLED_EXIT_CODES
         )
 
-    def succeeded(self, pod: Any) -> Verdict:
-        status = pod.status
+    def succeeded(self, status: Status) -> Verdict:
         for statuses in (
             status.init_container_statuses,
             status.container_statuses,
@@ -260,9 +263,8 @@ class PodPhases:
                         )
         return _waits(_SUCCESS, 0, "")
 
-    def failed(self, pod: Any, primary: str | None) -> Verdict:
+    def failed(self, status: Status, primary: str | None) -> Verdict:
         """``primary`` is the container whose kill is the system's fault, if any."""
-        status = pod.status
         code = status.reason or "UnknownError"
         message = status.message or "Pod failed. No message received from kubernetes."
         is_system = code in _SYSTEM_REASONS
@@ -287,9 +289,8 @@ class PodPhases:
             return _fails(_RETRYABLE_FAILURE, "Interrupted", message, True)
         return _fails(_RETRYABLE_FAILURE, code, message, False)
 
-    def pending(self, pod: Any, now: datetime) -> Verdict:
+    def pending(self, status: Status, now: datetime) -> Verdict:
         """The first condition that explains the wait decides; time runs from when it last changed."""
-        status = pod.status
         verdict = None
         since = now
         if status.conditions is not None:
@@ -318,7 +319,7 @@ class PodPhases:
                 verdict.recheck_at = _earlier(verdict.recheck_at, _end(since, limit))
         return verdict
 
-    def _waiting(self, status: Any) -> Any:
+    def _waiting(self, status: Status) -> Waiting | None:
         """The first init container that waits, else the first container that waits and is not ready."""
         if status.init_container_statuses is not None:
             for container in status.init_container_statuses:
@@ -330,7 +331,7 @@ class PodPhases:
                     return container.state.waiting
         return None
 
-    def _classify(self, condition: Any, waiting: Any, since: datetime, now: datetime) -> Verdict:
+    def _classify(self, condition: Condition, waiting: Waiting, since: datetime, now: datetime) -> Verdict:
         limits = self._limits
         reason = waiting.reason
         code = f"{condition.reason}|{reason}"
@@ -363,7 +364,7 @@ class PodPhases:
 
     def phase_info(
         self,
-        pod: Any,
+        pod: ObservedPod,
         logs: tuple[Any, ...],
         now: datetime,
         last_phase: int,
@@ -410,7 +411,7 @@ class PodPhases:
         kind = self._system if verdict.is_system else self._user
         return self._execution_error(verdict.code, verdict.message, kind)
 
-    def task_info(self, pod: Any, logs: tuple[Any, ...], now: datetime) -> Any:
+    def task_info(self, pod: ObservedPod, logs: tuple[Any, ...], now: datetime) -> Any:
         occurred = self.occurred_at(pod)
         if occurred is None:
             occurred = now
@@ -420,7 +421,7 @@ class PodPhases:
         context = self._log_context((self.pod_log_context(pod),), pod.metadata.name)
         return self._task_info(occurred, reported, logs, context)
 
-    def occurred_at(self, pod: Any) -> datetime | None:
+    def occurred_at(self, pod: ObservedPod) -> datetime | None:
         """The latest start or end of a container in whole seconds; ``None`` when there is none."""
         status = pod.status
         latest = None
@@ -441,7 +442,7 @@ class PodPhases:
                         latest = when
         return latest.replace(microsecond=0) if latest is not None and latest.microsecond else latest
 
-    def _completed_at(self, pod: Any) -> datetime | None:
+    def _completed_at(self, pod: ObservedPod) -> datetime | None:
         conditions = None if pod.status is None else pod.status.conditions
         latest = None
         if conditions is not None:
@@ -452,7 +453,7 @@ class PodPhases:
                         latest = when
         return latest
 
-    def pod_log_context(self, pod: Any) -> Any:
+    def pod_log_context(self, pod: ObservedPod) -> Any:
         """The pod and its containers in the order of their statuses."""
         metadata = pod.metadata
         status = pod.status
@@ -464,7 +465,7 @@ class PodPhases:
             self._containers(None if status is None else status.init_container_statuses),
         )
 
-    def _containers(self, statuses: tuple[Any, ...] | None) -> tuple[Any, ...]:
+    def _containers(self, statuses: tuple[ContainerStatus, ...] | None) -> tuple[Any, ...]:
         if statuses is None:
             return ()
         contexts = []
@@ -482,11 +483,11 @@ class PodPhases:
         return tuple(contexts)
 
 
-def is_terminal(pod: Any) -> bool:
+def is_terminal(pod: ObservedPod) -> bool:
     return pod.status is not None and pod.status.phase in ("Succeeded", "Failed")
 
 
-def completion_time(pod: Any) -> datetime | None:
+def completion_time(pod: ObservedPod) -> datetime | None:
     """The latest end of a container, now or before; else when the pod was deleted, started, created."""
     status = pod.status
     latest = None

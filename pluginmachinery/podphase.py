@@ -165,14 +165,14 @@ class PodPhases:
         if raw is None:
             return UNDEFINED
         pod = decode_pod(raw, f"Pod {ctx.metadata.namespace}/{pod_name}")
-        phase = "" if pod.status is None else pod.status.phase
-        if phase == "Failed":
-            verdict = self._rules.failed(pod, primary)
+        status = pod.status
+        if status is not None and status.phase == "Failed":
+            verdict = self._rules.failed(status, primary)
             info = info or TaskInfo()
             if info.occurred_at is None:
                 info = msgspec.structs.replace(info, occurred_at=ctx.now)
-        elif phase == "Pending":
-            verdict = self._rules.pending(pod, ctx.now)
+        elif status is not None and status.phase == "Pending":
+            verdict = self._rules.pending(status, ctx.now)
             info = TaskInfo(occurred_at=verdict.since or ctx.now)
         else:
             return UNDEFINED
