@@ -89,7 +89,8 @@ def _check_method(plugin: str, subject: object, protocol: type, name: str, wante
     is_async = inspect.iscoroutinefunction(wanted)
     shape = f"{'async ' if is_async else ''}def {name}({', '.join(['self', *parameters])})"
     method = getattr(subject, name, None)
-    if method is None:
+    # A class that names the protocol as its base inherits the empty method of what it forgot.
+    if method is None or getattr(method, "__func__", None) is wanted:
         raise PluginError(plugin, name, f"{type(subject).__name__} lacks the method '{shape}' of {protocol.__name__}")
     if not callable(method):
         raise PluginError(plugin, name, f"must be a method '{shape}', is {type(method).__name__}")

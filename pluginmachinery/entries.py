@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from propfan.pluginmachinery import conformance
-from propfan.pluginmachinery.config import K8sConfig, decode_config
+from propfan.pluginmachinery.config import DEFAULT_STORAGE, K8sConfig, StorageConfig, decode_config
 from propfan.pluginmachinery.contexts import NoPodTemplates, PodTemplateStore, SecretManager
 from propfan.pluginmachinery.core_plugin import CorePlugin, CoreProperties
 from propfan.pluginmachinery.errors import PluginError
@@ -32,6 +32,7 @@ class SetupContext(msgspec.Struct, frozen=True):
         logs: Configuration of log links.
         sections: The plugins' own configuration sections as they were read, by name below ``plugins``.
         environment: Variables of the engine's process, of which the configuration may pass some on.
+        storage: Of the engine, for containers that move inputs and outputs.
     """
 
     k8s: K8sConfig
@@ -40,6 +41,7 @@ class SetupContext(msgspec.Struct, frozen=True):
     pod_templates: PodTemplateStore = NoPodTemplates()
     sections: Mapping[str, Mapping[str, Any]] = {}
     environment: Mapping[str, str] = {}
+    storage: StorageConfig = DEFAULT_STORAGE
 
     def section(self, name: str, shape: type[T]) -> T:
         """The section ``name`` as a Struct; its defaults where the section is absent.

@@ -7,11 +7,12 @@ from typing import Annotated, Any
 
 import msgspec
 
-from propfan.pluginmachinery import phases, templates
+from propfan.pluginmachinery import phases
 from propfan.pluginmachinery.contexts import PluginContext, TaskContext, TaskExecutionMetadata
-from propfan.pluginmachinery.errors import BadTaskSpecificationError, TransientError
+from propfan.pluginmachinery.errors import TransientError
 from propfan.pluginmachinery.kubernetes_plugin import Kind, ObservedObject, Properties
 from propfan.pluginmachinery.phases import PhaseInfo
+from propfan.pluginmachinery.podspec import build as podspec
 from propfan.pluginmachinery.registry import KubernetesPluginEntry, SetupContext
 
 JOB = Kind("batch", "v1", "Job", "jobs")
@@ -46,27 +47,19 @@ class Job(msgspec.Struct, frozen=True):
 class BatchJobPlugin:
     def __init__(self, setup: SetupContext) -> None:
         self._config = setup.section("batch-job", BatchJobConfig)
+        self._pods = podspec.PodSpecBuilder(
+            setup.k8s, setup.pod_templates, storage=setup.storage, process_env=setup.environment
+        )
 
     def build_identity_resource(self, metadata: TaskExecutionMetadata) -> dict[str, Any]:
         return {"apiVersion": JOB.api_version, "kind": JOB.kind}
 
     async def build_resource(self, ctx: TaskContext) -> dict[str, Any]:
-        if not ctx.template.HasField("container"):
-            raise BadTaskSpecificationError(f"task type [{ctx.template.type}] requires a container")
-        container = ctx.template.container
-        words = templates.compile_templates([*container.command, *container.args])
-        inputs = await ctx.inputs.read() if words.needs_inputs else None
-        name, namespace = ctx.metadata.task_execution_id.generated_name, ctx.metadata.namespace
-        main = {
-            "name": "main",
-            "image": container.image,
-            "command": words.render(templates.TemplateParameters(name, namespace, ctx.paths, inputs)),
-            "env": [{"name": pair.key, "value": pair.value} for pair in container.env],
-        }
+        pod = self._pods.to_pod_spec(await podspec.read_task(ctx))
         return self.build_identity_resource(ctx.metadata) | {
             "spec": {
                 "backoffLimit": self._config.backoff_limit,
-                "template": {"spec": {"containers": [main], "restartPolicy": "Never"}},
+                "template": {"metadata": pod.metadata, "spec": pod.spec | {"restartPolicy": "Never"}},
             }
         }
 

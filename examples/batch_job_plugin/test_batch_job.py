@@ -56,12 +56,12 @@ def anyio_backend() -> str:
 async def test_command_is_rendered() -> None:
     template = task_template("batch-job", image="busybox", command=["echo"], args=["{{.Inputs.n}}"])
     job = await BatchJobPlugin(setup_context()).build_resource(FakeTaskContext(template, inputs=literal_map(n=3)))
-    assert job["spec"]["template"]["spec"]["containers"][0]["command"] == ["echo", "3"]
+    assert job["spec"]["template"]["spec"]["containers"][0]["args"] == ["3"]
 
 
 @pytest.mark.anyio
 async def test_task_without_a_container_is_refused() -> None:
-    with pytest.raises(BadTaskSpecificationError, match="requires a container"):
+    with pytest.raises(BadTaskSpecificationError, match="unable to determine Pod"):
         await BatchJobPlugin(setup_context()).build_resource(FakeTaskContext(task_template("batch-job")))
 
 

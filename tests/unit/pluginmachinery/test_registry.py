@@ -12,7 +12,7 @@ import msgspec
 import pytest
 
 from propfan.pluginmachinery.config import Duration
-from propfan.pluginmachinery.core_plugin import CoreProperties
+from propfan.pluginmachinery.core_plugin import CorePlugin, CoreProperties
 from propfan.pluginmachinery.errors import ConfigError, PluginError, PluginNotFoundError
 from propfan.pluginmachinery.kubernetes_plugin import POD, Kind, Properties
 from propfan.pluginmachinery.registry import (
@@ -314,6 +314,24 @@ def test_plugin_that_is_none_is_refused_as_instance_and_when_made(entry: Any, fi
     [failure] = registry.load(setup_context())
     assert (failure.plugin, failure.field) == (entry.id, field)
     assert rule in str(failure)
+
+
+def test_method_that_is_only_inherited_from_the_protocol_is_missing() -> None:
+    class Explicit(CoreExample, CorePlugin):
+        pass
+
+    class Forgetful(CorePlugin):
+        async def handle(self, ctx: Any) -> Any: ...
+
+        async def abort(self, ctx: Any) -> None: ...
+
+        def get_properties(self) -> CoreProperties:
+            return CoreProperties()
+
+    loaded(core(load=Explicit()))
+    make: type[Any] = Forgetful
+    with pytest.raises(PluginError, match="Forgetful lacks the method 'async def finalize"):
+        Registry().register(core(load=make()))
 
 
 def test_eight_is_the_shortest_length_of_names() -> None:
