@@ -222,14 +222,7 @@ class Engine:
 
     async def list(self) -> Sequence[TaskStatus]:
         """All tasks that are there, also those that are over."""
-        found: list[TaskStatus] = []
-        token = ""
-        while True:
-            page = await self.cluster.list(TASK_ACTION, continue_token=token)
-            found += [submission.status_of(seen) for seen in page.items]
-            token = page.continue_token
-            if not token:
-                return found
+        return await submission.all_of(self.cluster)
 
     async def abort(self, key: TaskKey, reason: str = "") -> None:
         """Asks for the task to be stopped; ``wait`` tells when it is. A task that is over stays as it is.
@@ -299,6 +292,10 @@ class Engine:
     async def history(self, key: TaskKey) -> Sequence[TaskEvent]:
         """What was reported of one task so far."""
         return await self._journal.recorded(key_prefix=f"{key}/")
+
+    async def settled(self) -> None:
+        """Returns once no task is left: every verdict is in, and what had to go is gone."""
+        await self._reconciler.idle()
 
     @property
     def live_tasks(self) -> int:

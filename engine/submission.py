@@ -11,7 +11,7 @@ import msgspec
 from flyteidl2.core import tasks_pb2
 from google.protobuf.message import DecodeError as ProtobufDecodeError
 
-from propfan.engine.cluster import TASK_ACTION, ObservedObject
+from propfan.engine.cluster import TASK_ACTION, Cluster, ObservedObject
 from propfan.engine.reconcile.live_task import TaskKey, decode
 from propfan.engine.reconcile.task_context import parse_template
 from propfan.engine.task_state import Outcome
@@ -208,3 +208,15 @@ def _task_name(template: bytes | None) -> str:
         return str(tasks_pb2.TaskTemplate.FromString(template).id.name)
     except ProtobufDecodeError:
         return ""
+
+
+async def all_of(cluster: Cluster) -> Sequence[TaskStatus]:
+    """Every task of a cluster, also those that are over."""
+    found: list[TaskStatus] = []
+    token = ""
+    while True:
+        page = await cluster.list(TASK_ACTION, continue_token=token)
+        found += [status_of(seen) for seen in page.items]
+        token = page.continue_token
+        if not token:
+            return found

@@ -70,6 +70,7 @@ class Reconciler:
         self._live: Final[dict[TaskKey, LiveTask]] = {}
         self._found: Final[dict[TaskKey, ObservedObject]] = {}
         """Objects seen before their tasks, while an engine starts."""
+        self._became_idle: anyio.Event | None = None
         self._queue: Final[deque[LiveTask]] = deque()
         self._work: Final = Signal()
         self._timers: Final[Timers[LiveTask]] = Timers(clock, self._on_timer)
@@ -98,6 +99,12 @@ class Reconciler:
     @property
     def sink_is_down(self) -> bool:
         return self._publisher.sink_is_down
+
+    async def idle(self) -> None:
+        """Returns once there is no live task."""
+        while self._live:
+            self._became_idle = self._became_idle or anyio.Event()
+            await self._became_idle.wait()
 
     async def run(self) -> None:
         """Works until cancelled. Objects are listed before tasks, so that a restart finds them."""
@@ -280,3 +287,6 @@ class Reconciler:
         if self._live.get(live.key) is live:
             del self._live[live.key]
         self._rounds.forget(live.key)
+        if not self._live and self._became_idle is not None:
+            self._became_idle.set()
+            self._became_idle = None

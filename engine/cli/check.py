@@ -1,0 +1,109 @@
+"""``propfan plugins`` and ``propfan check``: what this installation can do and how it is set up."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import msgspec
+import rich_click as click
+import yaml
+from rich.console import Console
+from rich.table import Table
+
+from propfan import _speedups
+from propfan.engine import config_file as config_files
+from propfan.engine.api import installed_plugins
+from propfan.engine.cli.app import EXIT_FAILED, EXIT_USAGE, config_option, fail
+from propfan.engine.config import EngineConfig
+from propfan.engine.secrets import FileEnvSecrets
+from propfan.engine.taskfiles import read_tasks
+from propfan.pluginmachinery.config import K8sConfig, decode_config
+from propfan.pluginmachinery.entries import SetupContext
+from propfan.pluginmachinery.errors import PropfanError
+from propfan.pluginmachinery.loglinks import LogsConfig
+from propfan.pluginmachinery.registry import Registry
+
+
+@click.command()
+@config_option
+@click.option("--json", "as_json", is_flag=True, help="One JSON line per plugin.")
+def plugins(config_file: Path | None, as_json: bool) -> None:
+    """Lists the plugins that are installed, and the task types that each runs."""
+    try:
+        registry = _loaded(config_files.load(config_file, {}))
+    except PropfanError as error:
+        fail(error)
+    found = registry.describe()
+    if as_json:
+        for plugin in found:
+            sys.stdout.write(msgspec.json.encode(plugin).decode() + "\n")
+    else:
+        table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
+        for column in ("PLUGIN", "CONTRACT", "TASK TYPES", "OBJECT", "FROM"):
+            table.add_column(column, overflow="fold")
+        for plugin in found:
+            table.add_row(
+                plugin.id + (" (default)" if plugin.is_default else ""),
+                plugin.contract,
+                ", ".join(plugin.task_types),
+                plugin.watched,
+                plugin.error or plugin.origin,
+                style="red" if plugin.error else "",
+            )
+        Console().print(table)
+    sys.exit(EXIT_FAILED if any(plugin.error for plugin in found) else 0)
+
+
+@click.command()
+@click.argument("files", nargs=-1, type=click.Path(dir_okay=False, path_type=Path))
+@click.option("--inputs", type=click.Path(dir_okay=False, path_type=Path), help="Checked against each task's interface.")
+@config_option
+def check(files: Sequence[Path], inputs: Path | None, config_file: Path | None) -> None:
+    """Checks the settings, the plugins and task FILES, and prints the settings as they are understood."""
+    problems: list[PropfanError] = []
+    try:
+        config = config_files.load(config_file, {})
+        registry = _loaded(config)
+    except PropfanError as error:
+        fail(error)
+    served = {task_type for plugin in registry.describe() for task_type in plugin.task_types if not plugin.error}
+    for path in files:
+        try:
+            for task in read_tasks(path, inputs=inputs):
+                if task.task_type in served or config.default_plugin:
+                    click.echo(f"{task.source}: {task.task_type} task {task.name}: good")
+                else:
+                    problems.append(
+                        PropfanError(f"{task.source}: type: no plugin runs '{task.task_type}'; there are: {', '.join(sorted(served))}")
+                    )
+        except PropfanError as error:
+            problems.append(error)
+    if not files:
+        sections = {
+            "k8s": decode_config(K8sConfig, config.plugins.get("k8s"), "plugins.k8s"),
+            "logs": decode_config(LogsConfig, config.plugins.get("logs"), "plugins.logs"),
+        }
+        shown = msgspec.structs.replace(config, plugins={**config.plugins, **sections})
+        plain = msgspec.to_builtins(shown, builtin_types=(), enc_hook=str, str_keys=True)
+        click.echo(yaml.safe_dump(plain, sort_keys=False, allow_unicode=True).rstrip())
+        click.echo("# speedups: " + ", ".join(f"{name} {kind}" for name, kind in _speedups.backends().items()))
+    problems += [PropfanError(plugin.error) for plugin in registry.describe() if plugin.error]
+    for problem in problems:
+        click.echo(f"Error: {problem}", err=True)
+    sys.exit(EXIT_USAGE if problems else 0)
+
+
+def _loaded(config: EngineConfig) -> Registry:
+    registry = installed_plugins(config)
+    registry.load(
+        SetupContext(
+            decode_config(K8sConfig, config.plugins.get("k8s"), "plugins.k8s"),
+            decode_config(LogsConfig, config.plugins.get("logs"), "plugins.logs"),
+            FileEnvSecrets(os.environ),
+            sections=config.plugins,
+        )
+    )
+    return registry

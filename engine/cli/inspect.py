@@ -1,0 +1,175 @@
+"""``propfan get``, ``logs``, ``explain`` and ``abort``: questions to the tasks of a data directory."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+
+import msgspec
+import rich_click as click
+from rich.console import Console
+from rich.table import Table
+
+from propfan.engine import control
+from propfan.engine.api import Explanation
+from propfan.engine.cli import progress
+from propfan.engine.cli.app import data_dir_option, run_async
+from propfan.engine.processes import logs as process_logs
+from propfan.engine.reconcile.live_task import TaskKey
+from propfan.engine.submission import TaskStatus
+from propfan.pluginmachinery.errors import ConfigError
+
+
+@click.command()
+@click.argument("tasks", nargs=-1)
+@click.option("--json", "as_json", is_flag=True, help="One JSON line per task.")
+@data_dir_option
+def get(tasks: Sequence[str], as_json: bool, data_dir: Path) -> None:
+    """Lists tasks: all, or those named."""
+
+    async def body() -> int:
+        async with control.open_tasks(data_dir) as directory:
+            found = await directory.list()
+        shown = [_find(found, name) for name in tasks] if tasks else sorted(found, key=lambda s: (s.created_at, s.key))
+        if as_json:
+            for status in shown:
+                sys.stdout.write(msgspec.json.encode(status).decode() + "\n")
+        elif shown:
+            Console().print(progress.task_table(shown))
+        else:
+            Console().print("no tasks yet: 'propfan run FILE' makes some", style="dim")
+        return 0
+
+    run_async(body)
+
+
+@click.command()
+@click.argument("task")
+@click.option("--attempt", type=click.IntRange(1), help="Of this attempt; the last one when absent.")
+@click.option("--container", default="", help="Of this container only.")
+@data_dir_option
+def logs(task: str, attempt: int | None, container: str, data_dir: Path) -> None:
+    """Prints what a TASK wrote to standard output and error."""
+
+    async def body() -> int:
+        async with control.open_tasks(data_dir) as directory:
+            status = _find(await directory.list(), task)
+        number = attempt or status.attempts
+        if number > status.attempts:
+            raise ConfigError("--attempt", f"{status.key.name} has had {status.attempts} attempts so far")
+        pod = f"{status.key.name}-{number - 1}"
+        folder = process_logs.log_path(data_dir / "processes", status.key.namespace, pod, "c", 0).parent.parent
+        files = [file for file in sorted(folder.glob("*/*.log")) if not container or file.parent.name == container]
+        if not files:
+            where = f"{folder}/{container or '*'}"
+            raise ConfigError("TASK", f"{status.key.name}, attempt {number}, has no logs in {where}: it did not start here")
+        for file in files:
+            if len(files) > 1:
+                click.echo(f"==> {file.relative_to(folder)} <==")
+            with file.open("rb") as content:
+                shutil.copyfileobj(content, sys.stdout.buffer)
+        sys.stdout.flush()
+        return 0
+
+    run_async(body)
+
+
+@click.command()
+@click.argument("task")
+@click.option("--json", "as_json", is_flag=True, help="As one JSON object.")
+@data_dir_option
+def explain(task: str, as_json: bool, data_dir: Path) -> None:
+    """Says why a TASK is where it is: last observation, next wake-up and its reason."""
+
+    async def body() -> int:
+        async with control.open_tasks(data_dir) as directory:
+            found = _find(await directory.list(), task)
+            explanation = await directory.explain(found.key)
+        if as_json:
+            sys.stdout.write(msgspec.json.encode(explanation).decode() + "\n")
+        else:
+            _show(explanation)
+        return 0
+
+    run_async(body)
+
+
+@click.command()
+@click.argument("tasks", nargs=-1)
+@click.option("--all", "everything", is_flag=True, help="Every task that is not over.")
+@click.option("--reason", default="", help="Kept with the tasks.")
+@data_dir_option
+def abort(tasks: Sequence[str], everything: bool, reason: str, data_dir: Path) -> None:
+    """Stops TASKS. Without a running engine they are stopped by the next one."""
+
+    async def body() -> int:
+        if not tasks and not everything:
+            raise ConfigError("TASKS", "name at least one, or --all")
+        async with control.open_tasks(data_dir) as directory:
+            found = await directory.list()
+            chosen = [s for s in found if s.outcome is None] if everything else [_find(found, name) for name in tasks]
+            for status in chosen:
+                if status.outcome is not None:
+                    click.echo(f"{status.key.name} is over already: {status.outcome.value}")
+                    continue
+                await directory.abort(status.key, reason)
+                click.echo(f"{status.key.name}: {'aborting' if directory.is_live else 'will be aborted by the next run'}")
+        return 0
+
+    run_async(body)
+
+
+def _find(found: Sequence[TaskStatus], name: str) -> TaskStatus:
+    """By name, ``namespace/name``, or the only beginning that fits.
+
+    Raises:
+        ConfigError: none or several are meant.
+    """
+    namespace, _, short = name.rpartition("/")
+    named = [s for s in found if not namespace or s.key.namespace == namespace]
+    exact = [s for s in named if s.key.name == short]
+    matches = exact or [s for s in named if s.key.name.startswith(short)]
+    if len(matches) == 1:
+        return matches[0]
+    if not matches:
+        raise ConfigError("TASK", f"there is no task '{name}'; 'propfan get' lists those there are")
+    listed = ", ".join(str(TaskKey(*s.key)) for s in matches[:5])
+    raise ConfigError("TASK", f"'{name}' could be {len(matches)} tasks: {listed}{' …' if len(matches) > 5 else ''}")
+
+
+def _show(explanation: Explanation) -> None:
+    status = explanation.status
+    now = datetime.now(UTC)
+    table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
+    table.add_column(style="bold", no_wrap=True)
+    table.add_column(overflow="fold")
+    outcome = f" → {status.outcome.value}" if status.outcome is not None else ""
+    rows = [
+        ("task", f"{TaskKey(*status.key)}  ({status.task_type} {status.task_name})"),
+        ("phase", f"{status.phase.wire_name}{outcome}, attempt {status.attempts}"),
+        ("because", status.reason),
+        ("stage", f"{explanation.stage}, to {explanation.goal}" if explanation.goal != "none" else explanation.stage),
+        ("waiting for", explanation.waiting_for),
+        ("object", explanation.object),
+        ("last observed", _ago(explanation.observed_at, now)),
+        ("next look", f"{_ago(explanation.next_wake, now)}: {explanation.next_wake_reason}" if explanation.next_wake else ""),
+        ("system failures", str(status.system_failures) if status.system_failures else ""),
+        ("error", f"[{status.error.code}] {status.error.message}" if status.error else ""),
+        ("outputs", status.output_prefix),
+    ]
+    rows += [("earlier", text) for text in explanation.attempt_errors]
+    rows += [("history", f"{entry.occurred_at:%H:%M:%S.%f}"[:-3] + f"  {entry.phase}  {entry.message}") for entry in status.history]
+    for name, text in rows:
+        if text:
+            table.add_row(name, text)
+    Console().print(table)
+
+
+def _ago(when: datetime | None, now: datetime) -> str:
+    if when is None:
+        return ""
+    seconds = (now - when).total_seconds()
+    return f"{seconds:.1f} s ago" if seconds >= 0 else f"in {-seconds:.1f} s"
