@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -78,7 +78,7 @@ class PodWorker:
         self._pod = pod
         self._log = logger.bind(pod=pod.key)
         self._dir = node.pod_dir(pod.uid)
-        self._start_time = pod.status.start_time or self._now()
+        self._start_time = pod.status.start_time or node.now()
         known = {
             s.name: s for s in (*(pod.status.init_container_statuses or ()), *(pod.status.container_statuses or ()))
         }
@@ -395,9 +395,6 @@ class PodWorker:
             started=False,
         )
 
-    def _now(self) -> datetime:
-        return self._node.now().replace(microsecond=0)
-
     def _status(self) -> PodStatus:
         names = [c.name for c in self._pod.init_containers]
         containers = statuses.Containers(
@@ -407,7 +404,12 @@ class PodWorker:
             "Never" if self._stopping.is_set() else self._pod.spec.restart_policy,
         )
         return statuses.summarize(
-            containers, self._written, self._start_time, self._now(), is_over=self._over, verdict=self._verdict
+            containers,
+            self._written,
+            self._start_time.replace(microsecond=0),
+            self._node.now().replace(microsecond=0),
+            is_over=self._over,
+            verdict=self._verdict,
         )
 
     async def _write_statuses(self) -> None:
@@ -451,14 +453,13 @@ class PodWorker:
         return found.metadata.uid != self._pod.uid
 
 
-async def remove(node: Node, pod: Pod) -> None:
-    """Lets a deleted pod go: its processes have ended, so its object and its scratch directory may."""
+async def delete(cluster: Cluster, pod: Pod) -> None:
+    """Lets the object of a deleted pod go, now that its processes have ended."""
     metadata = pod.metadata
-    await remove_directory(node.pod_dir(pod.uid))
     delay_s = 0.05
     while True:
         try:
-            await node.cluster.delete(POD, metadata.namespace, metadata.name, uid=metadata.uid, grace_period_s=0)
+            await cluster.delete(POD, metadata.namespace, metadata.name, uid=metadata.uid, grace_period_s=0)
         except (NotFoundError, ConflictError):
             return
         except ApiError as error:
@@ -469,20 +470,19 @@ async def remove(node: Node, pod: Pod) -> None:
             return
 
 
-async def remove_directory(path: Path) -> None:
-    await anyio.to_thread.run_sync(functools.partial(shutil.rmtree, path, ignore_errors=True))
-
-
-async def end_strays(directory: Path) -> None:
-    """Kills what still runs of a pod that vanished while no engine was there, then removes its directory."""
-    running: Sequence[ContainerProcess] = [
-        process
-        for record in directory.glob("launches/*/*/process.json")
-        if (process := find(record.parent)) is not None
-    ]
+async def end_processes(directory: Path) -> None:
+    """Kills what still runs of a pod that nobody looks after."""
+    records = await anyio.to_thread.run_sync(lambda: list(directory.glob("launches/*/*/process.json")))
+    running = [process for record in records if (process := find(record.parent)) is not None]
     for process in running:
         process.kill()
     for process in running:
         await process.wait()
         process.close()
-    await remove_directory(directory)
+
+
+async def clear(directory: Path) -> None:
+    """Removes what a pod that is gone left behind."""
+    if await anyio.to_thread.run_sync(directory.is_dir):
+        await end_processes(directory)
+        await anyio.to_thread.run_sync(functools.partial(shutil.rmtree, directory, ignore_errors=True))

@@ -29,6 +29,9 @@ LOST_EXIT_CODE: Final = 137
 
 Record = TypeVar("Record", bound=msgspec.Struct)
 
+ANSWER_S: Final = 10.0
+"""How long a supervisor may take to start a process, seconds; it takes milliseconds."""
+
 logger = structlog.get_logger(__name__)
 
 
@@ -149,6 +152,16 @@ def _open_pidfd(record: ProcessRecord) -> int | None:
     return pidfd
 
 
+def _write_intent(directory: Path, launch: Launch) -> None:
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        partial = directory / "launch.partial"
+        partial.write_bytes(msgspec.json.encode(launch))
+        partial.rename(directory / "launch.json")
+    except OSError as error:
+        raise LaunchError(f"{error.filename}: {error.strerror}") from error
+
+
 def _read(path: Path, model: type[Record]) -> Record | None:
     try:
         return msgspec.json.decode(path.read_bytes(), type=model)
@@ -192,21 +205,16 @@ class Nursery:
             return process
         path = str(directory)
         marked = msgspec.structs.replace(launch, environment={**launch.environment, LAUNCH_MARKER: path})
-        try:
-            directory.mkdir(parents=True, exist_ok=True)
-            intent = directory / "launch.json"
-            intent.with_suffix(".partial").write_bytes(msgspec.json.encode(marked))
-            intent.with_suffix(".partial").rename(intent)
-        except OSError as error:
-            raise LaunchError(f"{error.filename}: {error.strerror}") from error
+        _write_intent(directory, marked)
         answer = self._pending[path] = Answer()
         try:
-            await self._send(path)
-            await answer.arrived.wait()
+            with anyio.move_on_after(ANSWER_S):  # a supervisor that was killed does not answer
+                await self._send(path)
+                await answer.arrived.wait()
         finally:
             del self._pending[path]
         if (process := find(directory)) is None:
-            raise LaunchError(answer.error or "the supervisor has started nothing")
+            raise LaunchError(answer.error or "the supervisor has not started it in time")
         return process
 
     async def _send(self, path: str) -> None:
@@ -227,16 +235,8 @@ class Nursery:
             ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
             ours.setblocking(False)
             with ours:
-                with theirs, self._log.open("ab") as log:
-                    # The isolated interpreter sees neither the environment nor the packages of this one.
-                    program = subprocess.Popen(
-                        [sys.executable, "-I", "-S", supervisor.__file__],
-                        stdin=theirs.fileno(),
-                        stdout=log,
-                        stderr=log,
-                        cwd="/",
-                        start_new_session=True,
-                    )
+                with theirs:
+                    program = _spawn(theirs, self._log)
                 try:
                     self._channel = ours
                     for path in list(self._pending):
@@ -278,6 +278,20 @@ class Answer:
 class _Message(msgspec.Struct, frozen=True):
     launch: str
     error: str
+
+
+def _spawn(channel: socket.socket, log_path: Path) -> subprocess.Popen[bytes]:
+    """The interpreter is isolated: it sees no variable and no package of this one."""
+    with log_path.open("ab") as log:
+        return subprocess.Popen(
+            [sys.executable, "-I", "-S", supervisor.__file__],
+            stdin=channel.fileno(),
+            stdout=log,
+            stderr=log,
+            cwd="/",
+            env={},
+            start_new_session=True,
+        )
 
 
 async def _reap(program: subprocess.Popen[bytes]) -> None:

@@ -17,19 +17,30 @@ import anyio.abc
 import msgspec
 import structlog
 
-from propfan.engine.cluster import EVENT, POD, Cluster, ObservedObject, WatchEventType
+from propfan.engine.cluster import EVENT, POD, Cluster, ObjectMeta, ObservedObject, WatchEventType
 from propfan.engine.processes import environment, pod_worker, pods, statuses
 from propfan.engine.processes.pod_worker import BackOff, Node, PodWorker, Precondition, StatusPatch
 from propfan.engine.processes.pods import Pod
 from propfan.engine.processes.process import open_nursery
 from propfan.engine.processes.refusals import left_out
 from propfan.engine.processes.scheduler import Capacity, Placed, Scheduler, Unschedulable, effective_requests
-from propfan.pluginmachinery.errors import ApiError, ConfigError, DecodeError, ExpiredError, NotFoundError
+from propfan.pluginmachinery.errors import (
+    RUNTIME_FAILURE,
+    ApiError,
+    ConfigError,
+    ConflictError,
+    DecodeError,
+    ExpiredError,
+    NotFoundError,
+)
 
 logger = structlog.get_logger(__name__)
 
 RETRY_S: Final = 0.5
 """Pause after a call that the cluster failed, seconds."""
+
+LAST_WORDS_S: Final = 10.0
+"""How long stopping waits, after all is killed, for statuses to be written; seconds."""
 
 _DEFAULT_BACK_OFF: Final = BackOff()
 
@@ -145,9 +156,10 @@ class ProcessRuntime:
         self._is_stopping = True
         for worker in self._workers.values():
             worker.shut_down(self._stop_grace_s)
-        while self._workers:
-            self._idle = anyio.Event()
-            await self._idle.wait()
+        with anyio.move_on_after(self._stop_grace_s + LAST_WORDS_S):
+            while self._workers:
+                self._idle = anyio.Event()
+                await self._idle.wait()
 
     # Following the pods
 
@@ -182,7 +194,7 @@ class ProcessRuntime:
         known = {*self._pods, *self._workers}
         for directory in (self._data_dir / "pods").iterdir():
             if directory.name not in known:
-                self._tasks.start_soon(pod_worker.end_strays, directory)
+                self._tasks.start_soon(pod_worker.clear, directory)
         return version
 
     async def _watch(self, version: str) -> str:
@@ -204,7 +216,7 @@ class ProcessRuntime:
         except (DecodeError, ValueError) as error:
             if uid not in self._finished:
                 self._finished.add(uid)
-                self._tasks.start_soon(self._fail, observed, str(error))
+                self._tasks.start_soon(self._fail, observed.metadata, "InvalidPod", str(error))
             return
         self._pods[uid] = pod
         if not pod.spec.node_name:
@@ -217,8 +229,8 @@ class ProcessRuntime:
             worker.update(pod)
         elif uid in self._finished or pod.status.is_terminal:
             self._finished.add(uid)
-            if pod.is_deleted:
-                self._tasks.start_soon(pod_worker.remove, self._node, pod)
+            if pod.is_deleted and pod.metadata.deletion_grace_period_seconds:
+                self._tasks.start_soon(pod_worker.delete, self._cluster, pod)
         elif not self._is_stopping:
             self._scheduler.assume(uid, requests)
             self._workers[uid] = PodWorker(self._node, pod)
@@ -232,24 +244,32 @@ class ProcessRuntime:
             worker.vanish()
         else:
             self._finished.discard(uid)
+            self._tasks.start_soon(pod_worker.clear, self._node.pod_dir(uid))
             if self._scheduler.remove(uid):
                 self._wake.set()
 
     async def _work(self, worker: PodWorker) -> None:
         pod = worker.pod
-        for what in left_out(pod):
-            await self._warn(pod, "NotProvided", f"{what}: not provided to local processes, and left out")
-        await worker.run()
+        if pod.status.start_time is None:
+            for what in left_out(pod):
+                await self._warn(pod, "NotProvided", f"{what}: not provided to local processes, and left out")
+        try:
+            await worker.run()
+        except Exception as error:
+            logger.exception("pod given up", pod=pod.key)
+            await pod_worker.end_processes(self._node.pod_dir(pod.uid))
+            await self._fail(pod.metadata, RUNTIME_FAILURE, f"{type(error).__name__}: {error}")
         del self._workers[pod.uid]
         self._scheduler.remove(pod.uid)
         self._wake.set()
         self._idle.set()
         if pod.uid not in self._pods:  # vanished meanwhile
-            await pod_worker.remove_directory(self._node.pod_dir(pod.uid))
+            await pod_worker.clear(self._node.pod_dir(pod.uid))
             return
         self._finished.add(pod.uid)
         if worker.pod.is_deleted:
-            await pod_worker.remove(self._node, worker.pod)
+            await pod_worker.clear(self._node.pod_dir(pod.uid))
+            await pod_worker.delete(self._cluster, worker.pod)
 
     # Scheduling
 
@@ -275,12 +295,13 @@ class ProcessRuntime:
             self._forget(pod.uid)
         except ApiError as error:
             logger.warning("pod not bound, trying again", pod=pod.key, error=str(error))
-            self._scheduler.remove(pod.uid)
-            self._scheduler.add(pod.uid, effective_requests(pod))
+            self._scheduler.give_back(pod.uid)
             self._tasks.start_soon(self._wake_later)
         else:
             self._said.pop(pod.uid, None)
-            self._observe(bound)
+            known = self._pods.get(pod.uid)
+            if known is not None and not known.spec.node_name:  # else the watch was faster, and may know more
+                self._observe(bound)
 
     async def _say_unschedulable(self, pod: Pod, decision: Unschedulable) -> None:
         status = statuses.unschedulable(pod.status, decision.message, self._now().replace(microsecond=0))
@@ -301,19 +322,20 @@ class ProcessRuntime:
 
     # Saying things
 
-    async def _fail(self, observed: ObservedObject, problem: str) -> None:
-        """A pod that no API server would have let in."""
-        logger.warning("pod refused", pod=str(observed), problem=problem)
-        status = statuses.PodStatus(phase="Failed", reason="InvalidPod", message=problem)
-        patch = StatusPatch(Precondition(observed.metadata.uid), status)
-        try:
-            await self._cluster.patch(
-                POD, observed.metadata.namespace, observed.metadata.name, patch, subresource="status"
-            )
-        except NotFoundError:
-            return
-        except ApiError as error:
-            logger.warning("pod status not written", pod=str(observed), error=str(error))
+    async def _fail(self, metadata: ObjectMeta, reason: str, problem: str) -> None:
+        """Ends a pod that has no worker: one that no API server would have let in, or whose worker broke."""
+        logger.warning("pod failed", pod=f"{metadata.namespace}/{metadata.name}", reason=reason, problem=problem)
+        patch = StatusPatch(Precondition(metadata.uid), statuses.PodStatus("Failed", reason=reason, message=problem))
+        while True:
+            try:
+                await self._cluster.patch(POD, metadata.namespace, metadata.name, patch, subresource="status")
+            except (NotFoundError, ConflictError):
+                return
+            except ApiError as error:
+                logger.warning("pod status not written, trying again", error=str(error))
+                await anyio.sleep(max(RETRY_S, error.retry_after_s))
+            else:
+                return
 
     async def _warn(self, pod: Pod, reason: str, note: str) -> None:
         """An event of the pod. It informs people; that it could not be written is only logged."""

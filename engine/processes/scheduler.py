@@ -139,6 +139,13 @@ class Scheduler:
             self._placed[uid] = requests
             self._used.update(requests)
 
+    def give_back(self, uid: str) -> None:
+        """A pod that could not be placed after all is the first to be tried again."""
+        requests = self._placed.get(uid)
+        if requests is not None:
+            self.remove(uid)
+            self._waiting = {uid: requests, **self._waiting}
+
     def remove(self, uid: str) -> bool:
         """Whether that may have made room for another pod."""
         waited = self._waiting.pop(uid, None) is not None
@@ -151,7 +158,13 @@ class Scheduler:
         """What is to be done for each waiting pod; a placed one is counted from now on."""
         decisions: list[Placed | Unschedulable] = []
         awaited: set[str] = set()
+        refused: dict[tuple[tuple[str, int], ...], str] = {}
+        """Requests that did not fit in this round, so that a thousand equal pods are looked at once."""
         for uid, requests in list(self._waiting.items()):
+            signature = tuple(requests.items())
+            if (message := refused.get(signature)) is not None:
+                decisions.append(Unschedulable(uid, message))
+                continue
             wanted = {name: amount for name, amount in requests.items() if amount > 0}
             never = [name for name, amount in wanted.items() if amount > self._capacity.get(name, 0)]
             short = [
@@ -165,7 +178,8 @@ class Scheduler:
                 continue
             if not never:
                 awaited.update(short)
-            decisions.append(Unschedulable(uid, _words(short, never)))
+            refused[signature] = _words(short, never)
+            decisions.append(Unschedulable(uid, refused[signature]))
         return decisions
 
 

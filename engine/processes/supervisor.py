@@ -153,9 +153,10 @@ def serve(channel: int) -> None:
         if pid == 0:
             try:
                 supervise(directory, channel)
-            except Exception:
+            except Exception as error:  # noqa: BLE001 - the last frame of the process; all that is left is to tell
                 traceback.print_exc()
                 sys.stderr.flush()
+                answer(channel, directory, f"{type(error).__name__}: {error}")
             finally:
                 os._exit(0)
 
@@ -197,6 +198,8 @@ def supervise(directory: str, channel: int) -> None:
     }
     try:
         if not claim(directory, record):
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(intent)
             answer(channel, directory)
             return
     except OSError as error:
@@ -284,19 +287,24 @@ def attend(child: int, limit_bytes: int) -> tuple[int, bool]:
             headroom = limit_bytes - resident_bytes(limit_bytes)
             if headroom < 0:
                 out_of_memory = True
-                os.kill(child, signal.SIGKILL)
+                kill(child, signal.SIGKILL)
             interval_s = min(max(headroom / ALLOCATION_BYTES_PER_S, MEMORY_INTERVAL_S[0]), MEMORY_INTERVAL_S[1])
         elif happened.si_signo == signal.SIGCHLD:
             while True:
                 pid, status = os.waitpid(-1, os.WNOHANG)
                 if pid == child:
-                    return status, out_of_memory
+                    return status, out_of_memory and os.WIFSIGNALED(status)
                 if pid == 0:
                     break
         elif happened.si_signo == signal.SIGTERM:
-            os.killpg(child, signal.SIGTERM)
+            kill(-child, signal.SIGTERM)
         else:
-            os.kill(child, signal.SIGKILL)
+            kill(child, signal.SIGKILL)
+
+
+def kill(pid: int, number: signal.Signals) -> None:
+    with contextlib.suppress(OSError):  # not reaped yet, so it is there; but it may have become another user's
+        os.kill(pid, number)
 
 
 def end_descendants() -> None:
@@ -308,7 +316,7 @@ def end_descendants() -> None:
         except ChildProcessError:
             return
         for pid in children_of(os.getpid()):
-            os.kill(pid, signal.SIGKILL)
+            kill(pid, signal.SIGKILL)
         os.waitpid(-1, 0)
 
 
