@@ -43,16 +43,16 @@ class PodTask(msgspec.Struct, frozen=True):
     """One execution of a template, all that a pod is made of.
 
     Attributes:
+        parameters: What the placeholders in its command line stand for.
         container_name: Of the container that a ``container`` target becomes.
         environment: Variables of the execution; the metadata's own are looked at no more.
     """
 
     template: TaskTemplate
     metadata: TaskExecutionMetadata
-    paths: IOPaths | None
+    parameters: TemplateParameters
     container_name: str
     environment: list[dict[str, Any]]
-    inputs: LiteralMap | Exception | None = None
 
 
 class BuiltPod(msgspec.Struct):
@@ -80,12 +80,17 @@ async def read_task(ctx: TaskContext) -> PodTask:
     overrides = ctx.metadata.overrides
     pod_template = b"" if overrides is None else overrides.pod_template or b""
     inputs: LiteralMap | Exception | None = None
-    if _ASKS_FOR_INPUTS.search(ctx.template_bytes) or _ASKS_FOR_INPUTS.search(pod_template):
+    if asks_for_inputs(ctx.template_bytes) or asks_for_inputs(pod_template):
         try:
             inputs = await ctx.inputs.read()
         except (StorageError, DecodeError) as error:
             inputs = error
     return task_of(ctx.template, ctx.metadata, ctx.paths, inputs)
+
+
+def asks_for_inputs(serialised: bytes) -> bool:
+    """Whether some text in a serialised template may hold ``{{.inputs.x}}``."""
+    return _ASKS_FOR_INPUTS.search(serialised) is not None
 
 
 def task_of(
@@ -94,13 +99,13 @@ def task_of(
     paths: IOPaths | None,
     inputs: LiteralMap | Exception | None = None,
 ) -> PodTask:
+    name = metadata.task_execution_id.generated_name
     return PodTask(
         template,
         metadata,
-        paths,
-        container_name(metadata.task_execution_id.generated_name),
+        TemplateParameters(name, metadata.namespace, paths, inputs),
+        container_name(name),
         environment.variables(metadata.environment_variables),
-        inputs,
     )
 
 
@@ -224,10 +229,11 @@ class PodSpecBuilder:
         if not any(c["name"] == primary for c in containers):
             raise BadTaskSpecificationError(f"invalid TaskSpecification, primary container [{primary}] not defined")
         data = _data_config(template)
-        if data is not None and data.enabled and task.paths is not None:
+        paths = task.parameters.paths
+        if data is not None and data.enabled and paths is not None:
             interface = template.interface if template.HasField("interface") else None
             wanted = None if metadata.overrides is None else metadata.overrides.resources
-            self._copilot.add_to(spec, primary, data, interface, task.paths, wanted)
+            self._copilot.add_to(spec, primary, data, interface, paths, wanted)
         used = {
             name
             for container in containers
@@ -275,6 +281,14 @@ class PodSpecBuilder:
                 raise BadTaskSpecificationError(f"PodTemplate '{name}' does not exist")
             return None
         return self.templates.written(stored)
+
+    def foreign_container_names(self, task: PodTask) -> frozenset[str]:
+        """Names of the containers in the pod templates that the task is merged with."""
+        accelerator = extended_resources(task).accelerator
+        device_template = None if accelerator is None else self.classes.of_accelerator(accelerator)[1].pod_template
+        found = (device_template, self.base_template(task.template, task.metadata))
+        specs = [template["template"]["spec"] for template in found if template is not None]
+        return frozenset(container["name"] for spec in specs for container in spec.get("containers") or ())
 
     def _customiser(self, task: PodTask) -> _Customiser:
         return _Customiser(self, task)
@@ -327,9 +341,7 @@ class _Customiser:
         self._platform = resources.Platform(
             {**defaults, **platform.requests}, platform.limits, builder.classes.resource_names
         )
-        self._parameters = TemplateParameters(
-            metadata.task_execution_id.generated_name, metadata.namespace, task.paths, task.inputs
-        )
+        self._parameters = task.parameters
         self._env = builder.environment_of(task)
         self._env_from = builder.env_from
 

@@ -12,6 +12,7 @@ from propfan.pluginmachinery.errors import BadTaskSpecificationError
 from propfan.pluginmachinery.kubernetes_plugin import POD, ObjectMeta, RenderedObject
 from propfan.pluginmachinery.podspec import build as podspec
 from propfan.pluginmachinery.podspec import schema
+from propfan.pluginmachinery.podspec.plan import Plans
 
 if TYPE_CHECKING:
     from flyteidl2.core.tasks_pb2 import TaskTemplate
@@ -24,12 +25,24 @@ RAW_CONTAINER: Final = "raw-container"
 DEBUGGER: Final = "_F_E_VS"
 """Variable by which the SDK asks for a debugger in the pod."""
 
+_ACTION_NAME: Final = "ACTION_NAME"
+
 _TRUE: Final = frozenset({"1", "t", "T", "TRUE", "true", "True"})
 _DEBUGGER_PORT: Final = 6060
 _LEGACY_DEBUGGER_PORT: Final = 8080
 """Where it listens in pods of an SDK before Flyte 2, which do not know ``ACTION_NAME``."""
 
 _SIDECAR_JOB: Final = schema.TYPES["SidecarJob"]
+
+
+def plans(builder: PodSpecBuilder) -> Plans:
+    """The conversion of tasks to rendered Pods that remembers what it did."""
+    return Plans(
+        builder,
+        lambda task: render(build_pod(builder, task)),
+        watched_values=(DEBUGGER,),
+        watched_names=(_ACTION_NAME,),
+    )
 
 
 def build_pod(builder: PodSpecBuilder, task: PodTask) -> BuiltPod:
@@ -116,7 +129,7 @@ def _probe_debugger(containers: Sequence[ApiObject], primary: str) -> Sequence[A
         environment = container.get("env") or ()
         if not asks_for_debugger(environment):
             port = None
-        elif any(variable["name"] == "ACTION_NAME" for variable in environment):
+        elif any(variable["name"] == _ACTION_NAME for variable in environment):
             port = _DEBUGGER_PORT
         else:
             port = _LEGACY_DEBUGGER_PORT

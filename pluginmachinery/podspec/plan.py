@@ -1,0 +1,341 @@
+"""Plans: a conversion done once for a template, then filled in for each execution.
+
+What a task is converted to depends mostly on its template and on configuration. So the plain conversion
+runs once with *marks* in place of everything that differs between executions (names, paths, environment); its
+JSON, cut at the marks, is the plan. What a plan can not hold takes the plain way each time: inputs in the
+command line, texts with braces, names that mean something to a pod template.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import OrderedDict
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Final
+
+import msgspec
+
+from propfan._speedups import fragments
+from propfan.pluginmachinery.contexts import (
+    ExecutionId,
+    IOPaths,
+    NodeExecutionId,
+    TaskContext,
+    TaskExecutionId,
+    TaskExecutionIdentifier,
+    TaskExecutionMetadata,
+    TaskId,
+)
+from propfan.pluginmachinery.errors import PropfanError
+from propfan.pluginmachinery.kubernetes_plugin import RenderedObject
+from propfan.pluginmachinery.podspec import build
+from propfan.pluginmachinery.podspec import environment as environments
+from propfan.pluginmachinery.podspec.build import PodSpecBuilder, PodTask
+from propfan.pluginmachinery.templates import TemplateParameters
+
+if TYPE_CHECKING:
+    from flyteidl2.core.tasks_pb2 import TaskTemplate
+
+MARK: Final = "\ufdd0"
+"""A noncharacter of Unicode: no text has any use for it. A task that holds one is never folded."""
+
+MAX_FOLDED_BYTES: Final = 256 * 1024
+"""Of a template; larger ones are not kept."""
+
+_MARK_BYTES: Final = MARK.encode()
+_ENVIRONMENT: Final = "ENVIRONMENT"
+_SLOTS: Final = (
+    "container_name",
+    "unique_node_id",
+    "run",
+    "project",
+    "domain",
+    "attempt",
+    "task_project",
+    "task_domain",
+    "task_name",
+    "task_version",
+    "console_url",
+    "namespace",
+    "input",
+    "output_prefix",
+    "input_prefix",
+    "raw_output_prefix",
+    "previous_checkpoints_prefix",
+    "checkpoint_prefix",
+    "task_template",
+    _ENVIRONMENT,
+)
+_CONSOLE_URL: Final = _SLOTS.index("console_url")
+_NAMESPACE: Final = _SLOTS.index("namespace")
+_ENVIRONMENT_SLOT: Final = _SLOTS.index(_ENVIRONMENT)
+_MARKS: Final = tuple(f"{MARK}{chr(65 + index)}{MARK}" for index in range(len(_SLOTS)))
+_ANY_MARK: Final = re.compile(f"{MARK}.{MARK}")
+
+_ASKS_FOR_UNIQUE_KEY: Final = re.compile(rb"(?i)perretryunique(?:k|\xe2\x84\xaa)ey")
+"""``{{.perRetryUniqueKey}}`` is no part of the name but made of it."""
+
+_NO_RUN: Final = ExecutionId()
+_NO_TASK: Final = TaskId()
+
+Values = list[str | Mapping[str, str]]
+
+
+class Plan(msgspec.Struct, frozen=True):
+    """A folded conversion.
+
+    Attributes:
+        program: Of the body, see ``_speedups.fragments``.
+        rendered: Without a body, and without the annotations that are marks.
+        marked_annotations: Name of the annotation, and the value that it is.
+        braceless: Values that must hold no brace, since they were put into command lines.
+        foreign_names: Containers of pod templates; an execution's container of such a name is another case.
+    """
+
+    rendered: RenderedObject
+    program: tuple[bytes | int, ...]
+    marked_annotations: tuple[tuple[str, int], ...]
+    braceless: tuple[int, ...]
+    foreign_names: frozenset[str]
+
+    def render(self, values: Values) -> RenderedObject | None:
+        """The object with an execution's values; ``None`` where the plan does not hold."""
+        if values[0] in self.foreign_names:
+            return None
+        for index in self.braceless:
+            if "{" in values[index]:
+                return None
+        metadata = self.rendered.metadata
+        if self.marked_annotations:
+            annotations = dict(metadata.annotations)
+            for name, index in self.marked_annotations:
+                annotations[name] = values[index]  # type: ignore[assignment]  # only the environment is no string
+            metadata = msgspec.structs.replace(metadata, annotations=annotations)
+        body = fragments.render(self.program, values)
+        return RenderedObject(self.rendered.api_version, self.rendered.kind, metadata, body)
+
+
+class _Known(msgspec.Struct):
+    """What is remembered of one template."""
+
+    is_foldable: bool
+    template_name: str
+    plans: dict[tuple[Any, ...], tuple[Mapping[str, Any] | None, Plan | None]]
+    """Plan, and the stored pod template that it was made with; ``None`` as plan says: can not be folded."""
+
+
+class Plans:
+    """Converts tasks, keeping a plan for what comes twice.
+
+    Args:
+        convert: The plain conversion. Of the execution it uses only what has a slot here, what is in `_key`,
+            and the environment by the names given.
+        watched_values: Variables of the execution on whose values the conversion depends.
+        watched_names: Variables on whose being there it depends.
+        capacity: Templates to keep; each has at most ``capacity_each`` plans.
+    """
+
+    def __init__(
+        self,
+        builder: PodSpecBuilder,
+        convert: Callable[[PodTask], RenderedObject],
+        *,
+        watched_values: Sequence[str] = (),
+        watched_names: Sequence[str] = (),
+        capacity: int = 1024,
+        capacity_each: int = 64,
+    ) -> None:
+        self._builder = builder
+        self._convert = convert
+        self._watched_values = tuple(watched_values)
+        self._watched_names = tuple(watched_names)
+        self._capacity = capacity
+        self._capacity_each = capacity_each
+        self._known: OrderedDict[bytes, _Known] = OrderedDict()
+
+    async def build(self, ctx: TaskContext) -> RenderedObject:
+        """The object of a task.
+
+        Raises: as the plain conversion.
+        """
+        rendered = self.render(ctx)
+        return self._convert(await build.read_task(ctx)) if rendered is None else rendered
+
+    def render(self, ctx: TaskContext) -> RenderedObject | None:
+        """As `build`, but without inputs; ``None`` where the plain conversion is due.
+
+        The first execution of a template is converted plainly, the second one makes the plan.
+        """
+        template_bytes = ctx.template_bytes
+        known = self._known.get(template_bytes)
+        if known is None:
+            self._remember(template_bytes, ctx.template)
+            return None
+        if not known.is_foldable:
+            return None
+        metadata, paths = ctx.metadata, ctx.paths
+        values, key = self._values(metadata, paths)
+        stored = None
+        if known.template_name:
+            stored = self._builder.templates.find(metadata.namespace, known.template_name)
+        found = known.plans.get(key)
+        if found is None or found[0] is not stored:
+            plan = self._fold(ctx.template, metadata, paths, values)
+            if len(known.plans) >= self._capacity_each:
+                known.plans.clear()
+            known.plans[key] = (stored, plan)
+        else:
+            plan = found[1]
+        values[_CONSOLE_URL] = metadata.console_url.rstrip("/")
+        return None if plan is None else plan.render(values)
+
+    def _remember(self, template_bytes: bytes, template: TaskTemplate) -> None:
+        is_foldable = (
+            len(template_bytes) <= MAX_FOLDED_BYTES
+            and _MARK_BYTES not in template_bytes
+            and _has_constant_inputs(template_bytes)
+        )
+        name = template.metadata.pod_template_name or self._builder.k8s.default_pod_template_name
+        self._known[template_bytes] = _Known(is_foldable, name, {})
+        if len(self._known) > self._capacity:
+            self._known.popitem(last=False)
+
+    def _values(self, metadata: TaskExecutionMetadata, paths: IOPaths) -> tuple[Values, tuple[Any, ...]]:
+        """What an execution puts into the slots, and all else that its conversion depends on."""
+        execution = metadata.task_execution_id
+        identifier = execution.id
+        node, task = identifier.node_execution_id, identifier.task_id
+        run = (None if node is None else node.execution_id) or _NO_RUN
+        of_task = task or _NO_TASK
+        environment = metadata.environment_variables
+        values: Values = [
+            build.container_name(execution.generated_name),
+            execution.unique_node_id,
+            run.name,
+            run.project,
+            run.domain,
+            str(identifier.retry_attempt),
+            of_task.project,
+            of_task.domain,
+            of_task.name,
+            of_task.version,
+            metadata.console_url,
+            metadata.namespace,
+            paths.input,
+            paths.output_prefix,
+            paths.input_prefix,
+            paths.raw_output_prefix,
+            paths.previous_checkpoints_prefix,
+            paths.checkpoint_prefix,
+            paths.task_template,
+            environment,
+        ]
+        key = (
+            tuple([value != "" for value in values]) if "" in values else None,
+            run is _NO_RUN,
+            task is None,
+            metadata.interruptible,
+            metadata.k8s_service_account,
+            metadata.security_context,
+            msgspec.msgpack.encode((metadata.overrides, metadata.platform_resources)),
+            not environment,
+            *[environment.get(name) for name in self._watched_values],
+            *[name in environment for name in self._watched_names],
+        )
+        return values, key
+
+    def _fold(
+        self, template: TaskTemplate, metadata: TaskExecutionMetadata, paths: IOPaths, values: Values
+    ) -> Plan | None:
+        """The plan of the executions that are like this one, ``None`` when there is none."""
+        if _MARK_BYTES in msgspec.msgpack.encode((metadata, paths)):
+            return None
+        overrides = metadata.overrides
+        if overrides is not None and overrides.pod_template and not _has_constant_inputs(overrides.pod_template):
+            return None
+        marks = [mark if value else "" for mark, value in zip(_MARKS, values, strict=True)]
+        environment = self._marked_environment(metadata.environment_variables)
+        task = _marked_task(template, metadata, marks, environment)
+        try:
+            rendered = self._convert(task)
+            foreign_names = self._builder.foreign_container_names(task)
+        except PropfanError:
+            return None
+        body = rendered.body
+        if _holds_half_a_placeholder(msgspec.json.decode(b"{" + body + b"}")):
+            return None
+        if environment:
+            body = body.replace(msgspec.json.encode(environment)[1:-1], _MARKS[_ENVIRONMENT_SLOT].encode())
+        program = fragments.cut(body, _MARK_BYTES)
+        used = {part for part in program if isinstance(part, int)}
+        annotations = rendered.metadata.annotations
+        marked = tuple((name, marks.index(value)) for name, value in annotations.items() if value in _MARKS)
+        constant = {name: value for name, value in annotations.items() if value not in _MARKS}
+        metadata_left = msgspec.structs.replace(rendered.metadata, annotations=constant)
+        if _MARK_BYTES in msgspec.json.encode(metadata_left):
+            return None
+        return Plan(
+            rendered=RenderedObject(rendered.api_version, rendered.kind, metadata_left, b""),
+            program=program,
+            marked_annotations=marked,
+            braceless=tuple(sorted(used.intersection(range(_NAMESPACE, _ENVIRONMENT_SLOT)))),
+            foreign_names=foreign_names,
+        )
+
+    def _marked_environment(self, variables: Mapping[str, str]) -> list[dict[str, Any]]:
+        """The variables that the conversion looks at, and a mark for all of them."""
+        if not variables:
+            return []
+        looked_at = {name: variables[name] for name in self._watched_values if name in variables}
+        looked_at.update((name, "") for name in self._watched_names if name in variables)
+        return [*environments.variables(looked_at), {"name": _MARKS[_ENVIRONMENT_SLOT]}]
+
+
+def _has_constant_inputs(serialised: bytes) -> bool:
+    """Whether no command line in a template asks for what has no slot."""
+    return not (build.asks_for_inputs(serialised) or _ASKS_FOR_UNIQUE_KEY.search(serialised))
+
+
+def _marked_task(
+    template: TaskTemplate, metadata: TaskExecutionMetadata, marks: list[str], environment: list[dict[str, Any]]
+) -> PodTask:
+    """The task with marks in place of everything that has a slot."""
+    of = dict(zip(_SLOTS, marks, strict=True))
+    identifier = metadata.task_execution_id.id
+    node, task = identifier.node_execution_id, identifier.task_id
+    if node is not None and node.execution_id is not None:
+        node = NodeExecutionId(node.node_id, ExecutionId(of["project"], of["domain"], of["run"]))
+    if task is not None:
+        task = TaskId(of["task_project"], of["task_domain"], of["task_name"], of["task_version"])
+    # The attempt is a number to those who read it, so its mark is one in name only.
+    attempt: Any = of["attempt"]
+    marked = msgspec.structs.replace(
+        metadata,
+        task_execution_id=TaskExecutionId(
+            of["container_name"], of["unique_node_id"], TaskExecutionIdentifier(task, node, attempt)
+        ),
+        console_url=of["console_url"],
+    )
+    paths = IOPaths(
+        input_prefix=of["input_prefix"],
+        output_prefix=of["output_prefix"],
+        raw_output_prefix=of["raw_output_prefix"],
+        input=of["input"],
+        output="",
+        error="",
+        deck="",
+        checkpoint_prefix=of["checkpoint_prefix"],
+        previous_checkpoints_prefix=of["previous_checkpoints_prefix"],
+        task_template=of["task_template"],
+    )
+    parameters = TemplateParameters(of["container_name"], of["namespace"], paths)
+    return PodTask(template, marked, parameters, of["container_name"], environment)
+
+
+def _holds_half_a_placeholder(value: Any) -> bool:
+    """Whether a string has braces left that could become a placeholder together with a value."""
+    if isinstance(value, str):
+        return MARK in value and "{{" in _ANY_MARK.sub("", value)
+    if isinstance(value, dict):
+        return any(_holds_half_a_placeholder(item) for item in value.values())
+    return isinstance(value, list) and any(_holds_half_a_placeholder(item) for item in value)

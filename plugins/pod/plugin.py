@@ -1,0 +1,48 @@
+"""The pod plugin: tasks that are one Pod each."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from propfan.pluginmachinery.config import DEFAULT_STORAGE, K8sConfig, StorageConfig
+from propfan.pluginmachinery.contexts import PodTemplateStore, TaskContext, TaskExecutionMetadata
+from propfan.pluginmachinery.kubernetes_plugin import POD, ObjectMeta, Properties, RenderedObject
+from propfan.pluginmachinery.loglinks import LogsConfig
+from propfan.pluginmachinery.podspec.build import PodSpecBuilder, PodTask
+from propfan.pluginmachinery.podspec.plan import Plans
+from propfan.plugins.pod import build
+
+
+class PodPlugin:
+    """Runs ``container``, ``python``, ``raw-container`` and ``sidecar`` tasks.
+
+    Args:
+        storage: The engine's, for the co-pilot of raw containers; ``logger_level`` likewise.
+        process_env: The engine's own environment, for ``default-env-vars-from-env``.
+    """
+
+    def __init__(
+        self,
+        k8s: K8sConfig,
+        logs: LogsConfig,
+        pod_templates: PodTemplateStore | None = None,
+        *,
+        storage: StorageConfig = DEFAULT_STORAGE,
+        logger_level: int = 3,
+        process_env: Mapping[str, str] | None = None,
+    ) -> None:
+        self._k8s = k8s
+        self._logs = logs
+        self._builder = PodSpecBuilder(
+            k8s, pod_templates, storage=storage, logger_level=logger_level, process_env=process_env
+        )
+        self._plans = build.plans(self._builder)
+
+    def get_properties(self) -> Properties:
+        return Properties()
+
+    def build_identity_resource(self, metadata: TaskExecutionMetadata) -> RenderedObject:
+        return RenderedObject(POD.api_version, POD.kind, ObjectMeta(), b"")
+
+    async def build_resource(self, ctx: TaskContext) -> RenderedObject:
+        return await self._plans.build(ctx)
