@@ -131,9 +131,9 @@ class Registry:
             ConfigError: the defaults name a plugin that is not registered.
         """
         for task_type, plugin in self._routes.items():
-            self._check_known(f"default-for-task-types.{task_type}", plugin)
+            self._check_known(f"default_for_task_types.{task_type}", plugin)
         if self._default_plugin:
-            self._check_known("default-plugin", self._default_plugin)
+            self._check_known("default_plugin", self._default_plugin)
         loaded: dict[str, LoadedPlugin] = {}
         failures: dict[str, PluginError] = {}
         for entry in self._entries.values():
@@ -196,7 +196,7 @@ class Registry:
                     entry.id,
                     "task_types",
                     f"'{task_type}' is served by plugin '{server}' already; "
-                    f"choose one of them by default-for-task-types.{task_type}",
+                    f"choose one of them by default_for_task_types.{task_type}",
                 )
         default = next((other.id for other in self._entries.values() if other.is_default), None)
         if entry.is_default and default is not None:

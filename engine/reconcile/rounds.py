@@ -50,6 +50,7 @@ from propfan.pluginmachinery.errors import (
     DecodeError,
     NotFoundError,
     PluginError,
+    PluginNotFoundError,
     PropfanError,
     StorageError,
     TaskError,
@@ -193,6 +194,8 @@ class Rounds:
             return Admitted("", is_condition=True)
         try:
             loaded = self._registry.resolve(action.spec.task_type)
+        except PluginNotFoundError as error:
+            return Rejected(Outcome.NO_PLUGIN, error.message)
         except PluginError as error:
             return Rejected(Outcome.NO_PLUGIN, str(error))
         if not isinstance(loaded, LoadedKubernetesPlugin | LoadedCorePlugin):

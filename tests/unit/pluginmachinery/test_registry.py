@@ -422,7 +422,7 @@ def test_duplicate_id_is_refused() -> None:
 
 def test_duplicate_task_type_is_refused_and_leaves_nothing_behind() -> None:
     registry = registry_of(kubernetes("a", "x", "y"))
-    with pytest.raises(PluginError, match=r"'y' is served by plugin 'a' already; choose .* default-for-task-types.y"):
+    with pytest.raises(PluginError, match=r"'y' is served by plugin 'a' already; choose .* default_for_task_types.y"):
         registry.register(kubernetes("b", "z", "y"))
     registry.load(setup_context())
     with pytest.raises(PluginNotFoundError):
@@ -443,8 +443,8 @@ def test_configuration_routes_a_type_that_the_plugin_does_not_name() -> None:
 @pytest.mark.parametrize(
     ("options", "field"),
     [
-        ({"default_for_task_types": {"x": "nobody"}}, "default-for-task-types.x"),
-        ({"default_plugin": "nobody"}, "default-plugin"),
+        ({"default_for_task_types": {"x": "nobody"}}, "default_for_task_types.x"),
+        ({"default_plugin": "nobody"}, "default_plugin"),
     ],
 )
 def test_configuration_that_names_an_unknown_plugin_is_refused(options: Any, field: str) -> None:
