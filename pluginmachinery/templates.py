@@ -237,7 +237,7 @@ def _replaced(text: str, values: Sequence[str], inputs: LiteralMap | Exception |
             return text
         if row is _ROWS[_TASK_TEMPLATE_PATH] and not value and row.search(text):
             raise PermanentError("", "no task template path")
-        text = row.sub(lambda _, value=value: value, text)  # type: ignore[misc]
+        text = row.sub(value.replace("\\", r"\\"), text)
     uses = list(_INPUT_ROW.finditer(text))
     if not uses:
         return text
