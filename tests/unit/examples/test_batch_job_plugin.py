@@ -58,3 +58,9 @@ def test_example_is_found_once_it_is_installed(tmp_path: Path) -> None:
     run(tmp_path, "-m", "pip", "install", *options, str(example))
     found = run(tmp_path, "-c", DISCOVER, PYTHONPATH=str(tmp_path / "installed"))
     assert found.strip() == '[["batch-job", ["batch-job"], "jobs.batch", "propfan-batch-job 1.0", ""]]'
+
+
+@pytest.mark.parametrize("name", ["pyproject.toml", "batch_job.py", "test_batch_job.py"])
+def test_documentation_shows_the_example_as_it_is(name: str) -> None:
+    page = (ROOT / "docs" / "writing-a-plugin.md").read_text()
+    assert f"```{'toml' if name.endswith('toml') else 'python'}\n{(EXAMPLE / name).read_text()}```" in page
