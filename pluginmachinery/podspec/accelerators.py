@@ -19,6 +19,16 @@ if TYPE_CHECKING:
 PARTITION_SLICES_LABEL: Final = "platform.union.ai/gpu-partition-slices"
 
 
+_CLASS_NAMES: Final = {
+    0: "NVIDIA_GPU",
+    1: "GOOGLE_TPU",
+    2: "AMAZON_NEURON",
+    3: "AMD_GPU",
+    4: "HABANA_GAUDI",
+}
+"""``core.GPUAccelerator.DeviceClass``."""
+
+
 class DeviceClasses(msgspec.Struct, frozen=True):
     """The configured device classes, each completed by the global GPU settings.
 
@@ -49,27 +59,22 @@ class DeviceClasses(msgspec.Struct, frozen=True):
         own_names = {own.resource_name for own in k8s.accelerator_device_classes.values() if own.resource_name}
         return cls(shared, by_name, frozenset(own_names | {k8s.gpu_resource_name}), k8s.accelerator_devices)
 
-    def of_accelerator(self, accelerator: GPUAccelerator) -> tuple[str, AcceleratorDeviceClass]:
-        """Name and settings of the accelerator's class."""
-        descriptor = accelerator.DESCRIPTOR.fields_by_name["device_class"].enum_type
-        value = descriptor.values_by_number.get(accelerator.device_class)
-        name = str(accelerator.device_class) if value is None else value.name
-        return name, self.by_name.get(name, self.globals)
-
-    def resource_name(self, accelerator: GPUAccelerator | None) -> str:
-        """What the generic ``gpu`` is called for this task."""
-        shared = self.globals.resource_name
-        return shared if accelerator is None else self.of_accelerator(accelerator)[1].resource_name
+    def find(self, accelerator: GPUAccelerator | None) -> AcceleratorDeviceClass:
+        """Settings of the accelerator's class; the global ones when there is none, or none is configured."""
+        if accelerator is None:
+            return self.globals
+        return self.by_name.get(_CLASS_NAMES.get(accelerator.device_class, ""), self.globals)
 
 
-def select_nodes(spec: dict[str, Any], accelerator: GPUAccelerator, classes: DeviceClasses) -> None:
+def select_nodes(
+    spec: dict[str, Any], accelerator: GPUAccelerator, device_class: AcceleratorDeviceClass, classes: DeviceClasses
+) -> None:
     """Bind a pod that limits an accelerator to nodes that have the wanted device and partition."""
     if not any(
         (container.get("resources") or {}).get("limits", {}).keys() & classes.resource_names
         for container in spec.get("containers") or ()
     ):
         return
-    _, device_class = classes.of_accelerator(accelerator)
     if device := accelerator.device:
         device = classes.devices.get(device.upper(), device)
         _bind(spec, device_class.device_node_label, device)

@@ -6,8 +6,8 @@ spec's top level and shares the rest.
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
@@ -29,13 +29,20 @@ from propfan.pluginmachinery.templates import TemplateParameters, compile_templa
 
 if TYPE_CHECKING:
     from flyteidl2.core.literals_pb2 import LiteralMap
-    from flyteidl2.core.tasks_pb2 import Container, DataLoadingConfig, ExtendedResources, K8sPod, TaskTemplate
+    from flyteidl2.core.tasks_pb2 import (
+        Container,
+        DataLoadingConfig,
+        ExtendedResources,
+        GPUAccelerator,
+        K8sPod,
+        SharedMemory,
+        TaskTemplate,
+    )
     from google.protobuf.struct_pb2 import Struct
 
 PRIMARY_CONTAINER_NAME: Final = "primary_container_name"
 """Key of a task's configuration, and annotation of its pod."""
 
-_ASKS_FOR_INPUTS: Final = re.compile(rb"[.$][iI][nN][pP][uU][tT](?:[sS]|\xc5\xbf)\.")
 _NAME_ALPHABET: Final = "bcdfghjklmnpqrstvwxz2456789"
 
 
@@ -90,7 +97,8 @@ async def read_task(ctx: TaskContext) -> PodTask:
 
 def asks_for_inputs(serialised: bytes) -> bool:
     """Whether some text in a serialised template may hold ``{{.inputs.x}}``."""
-    return _ASKS_FOR_INPUTS.search(serialised) is not None
+    lowered = serialised.lower()
+    return b"inputs." in lowered or b"input\xc5\xbf." in lowered  # the long s counts as one, see `templates`
 
 
 def task_of(
@@ -249,16 +257,14 @@ class PodSpecBuilder:
         )
         if self.k8s.default_security_context is not None:
             _secure(spec, primary, self.k8s.default_security_context)
-        if extended.accelerator is not None:
-            device_template = self.classes.of_accelerator(extended.accelerator)[1].pod_template
-            if device_template is not None:
-                pod.spec = spec = pod_templates.merge(device_template, spec, primary)
+        if extended.accelerator is not None and customiser.device_class.pod_template is not None:
+            pod.spec = spec = pod_templates.merge(customiser.device_class.pod_template, spec, primary)
         base = self.base_template(template, metadata)
         if base is not None:
             pod.spec = spec = pod_templates.merge(base, spec, primary)
             pod.metadata = apitypes.overlay(base["template"]["metadata"], pod.metadata, schema.OBJECT_META)
         if extended.accelerator is not None:
-            accelerators.select_nodes(spec, extended.accelerator, self.classes)
+            accelerators.select_nodes(spec, extended.accelerator, customiser.device_class, self.classes)
             if labels := accelerators.partition_labels(extended.accelerator):
                 pod.metadata = {**pod.metadata, "labels": {**(pod.metadata.get("labels") or {}), **labels}}
         if extended.shared_memory is not None:
@@ -284,9 +290,8 @@ class PodSpecBuilder:
 
     def foreign_container_names(self, task: PodTask) -> frozenset[str]:
         """Names of the containers in the pod templates that the task is merged with."""
-        accelerator = extended_resources(task).accelerator
-        device_template = None if accelerator is None else self.classes.of_accelerator(accelerator)[1].pod_template
-        found = (device_template, self.base_template(task.template, task.metadata))
+        device_class = self.classes.find(extended_resources(task).accelerator)
+        found = (device_class.pod_template, self.base_template(task.template, task.metadata))
         specs = [template["template"]["spec"] for template in found if template is not None]
         return frozenset(container["name"] for spec in specs for container in spec.get("containers") or ())
 
@@ -307,23 +312,25 @@ class PodSpecBuilder:
 class Extended(msgspec.Struct, frozen=True):
     """The extended resources that count: the execution's where it has some, else the template's."""
 
-    accelerator: Any
-    shared_memory: Any
+    accelerator: GPUAccelerator | None
+    shared_memory: SharedMemory | None
 
 
 def extended_resources(task: PodTask) -> Extended:
     template = task.template
-    sources: list[ExtendedResources] = []
+    accelerator = shared_memory = None
+    if template.HasField("extended_resources"):
+        own = template.extended_resources
+        accelerator = own.gpu_accelerator if own.HasField("gpu_accelerator") else None
+        shared_memory = own.shared_memory if own.HasField("shared_memory") else None
     overrides = task.metadata.overrides
     if overrides is not None and overrides.extended_resources is not None:
-        sources.append(_message("ExtendedResources", overrides.extended_resources, "overrides.extended_resources"))
-    if template.HasField("extended_resources"):
-        sources.append(template.extended_resources)
-    found = {
-        field: next((getattr(source, field) for source in sources if source.HasField(field)), None)
-        for field in ("gpu_accelerator", "shared_memory")
-    }
-    return Extended(found["gpu_accelerator"], found["shared_memory"])
+        over: ExtendedResources = _message(
+            "ExtendedResources", overrides.extended_resources, "overrides.extended_resources"
+        )
+        accelerator = over.gpu_accelerator if over.HasField("gpu_accelerator") else accelerator
+        shared_memory = over.shared_memory if over.HasField("shared_memory") else shared_memory
+    return Extended(accelerator, shared_memory)
 
 
 class _Customiser:
@@ -332,7 +339,8 @@ class _Customiser:
     def __init__(self, builder: PodSpecBuilder, task: PodTask) -> None:
         metadata = task.metadata
         self.extended = extended_resources(task)
-        self._gpu = builder.classes.resource_name(self.extended.accelerator)
+        self.device_class = builder.classes.find(self.extended.accelerator)
+        self._gpu = self.device_class.resource_name
         overrides = None if metadata.overrides is None else metadata.overrides.resources
         self._overrides = resources.of_execution(overrides, "overrides.resources")
         self._overrides.rename_gpu(self._gpu)
@@ -350,7 +358,7 @@ class _Customiser:
         out = dict(container)
         for field in ("command", "args"):
             if strings := out.get(field):
-                out[field] = compile_templates(strings).render(self._parameters)
+                out[field] = _rendered(strings, self._parameters)
         if self._env:
             out["env"] = (out.get("env") or []) + self._env
         if self._env_from:
@@ -361,6 +369,21 @@ class _Customiser:
             own = resources.merge(own, self._overrides)
         out["resources"] = resources.written(self._platform.resolve(own, assign=is_primary), container)
         return out
+
+
+_compiled = lru_cache(maxsize=1024)(compile_templates)
+
+
+def _rendered(strings: Sequence[str], parameters: TemplateParameters) -> list[str]:
+    """The strings with their placeholders replaced.
+
+    Those that have some are the same in most templates, so that they are searched once.
+    """
+    templated = tuple([string for string in strings if "{{" in string])
+    if parameters.paths is not None and not templated:
+        return list(strings)
+    rendered = iter(_compiled(templated or tuple(strings)).render(parameters))
+    return [next(rendered) if "{{" in string else string for string in strings]
 
 
 def _raw_k8s_pod(template: TaskTemplate) -> BuiltPod:

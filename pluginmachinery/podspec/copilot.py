@@ -21,6 +21,12 @@ if TYPE_CHECKING:
 _COMMAND: Final = "/bin/flyte-copilot"
 _CONFIG_VOLUME: Final = "flyte-copilot-storage-config"
 _CONFIG_PATH: Final = "/etc/flyte/copilot"
+_FORMATS: Final = {0: "JSON", 1: "YAML", 2: "PROTO"}
+"""``core.DataLoadingConfig.LiteralMapFormat``."""
+
+_LAYOUTS: Final = {0: "DIRECT", 1: "NAMED_DIR"}
+"""``core.DataLoadingConfig.FileInputLayout``."""
+
 _READ_BY_ALL: Final = 0o444
 
 
@@ -57,13 +63,13 @@ class Copilot(msgspec.Struct, frozen=True):
         has_inputs = interface is not None and len(interface.inputs.variables) > 0
         has_outputs = interface is not None and len(interface.outputs.variables) > 0
         config = self.config
+        inputs = {"name": config.input_vol_name, "mountPath": data.input_path or config.default_input_path}
+        outputs = {"name": config.output_vol_name, "mountPath": data.output_path or config.default_output_path}
         mounts, volumes = [], []
         if has_inputs:
-            inputs = {"name": config.input_vol_name, "mountPath": data.input_path or config.default_input_path}
             mounts.append(inputs)
             volumes.append(_volume(config.input_vol_name, resources))
         if has_outputs:
-            outputs = {"name": config.output_vol_name, "mountPath": data.output_path or config.default_output_path}
             mounts.append(outputs)
             volumes.append(_volume(config.output_vol_name, resources))
         containers = list(spec["containers"] or ())
@@ -88,9 +94,9 @@ class Copilot(msgspec.Struct, frozen=True):
                 "--to-local-dir",
                 inputs["mountPath"],
                 "--format",
-                _enum_name(data, "format"),
+                _FORMATS.get(data.format, str(data.format)),
                 "--file-input-layout",
-                _enum_name(data, "file_input_layout"),
+                _LAYOUTS.get(data.file_input_layout, str(data.file_input_layout)),
                 "--input-interface",
                 base64.b64encode(interface.inputs.SerializeToString()).decode(),
             ]
@@ -172,9 +178,3 @@ def _volume(name: str, resources: ResourceRequirements | None) -> dict[str, Any]
         if size:
             empty_dir["sizeLimit"] = printed(size)
     return {"name": name, "emptyDir": empty_dir}
-
-
-def _enum_name(data: DataLoadingConfig, field: str) -> str:
-    value = getattr(data, field)
-    known = data.DESCRIPTOR.fields_by_name[field].enum_type.values_by_number.get(value)
-    return str(value) if known is None else known.name

@@ -23,7 +23,11 @@ def variable(name: str, value: str) -> dict[str, Any]:
 
 def variables(values: Mapping[str, str]) -> list[dict[str, Any]]:
     """One variable for each entry, sorted by name."""
-    return [variable(name, values[name]) for name in sorted(values)]
+    return _variables([(name, values[name]) for name in sorted(values)])
+
+
+def _variables(pairs: Iterable[tuple[str, str]]) -> list[dict[str, Any]]:
+    return [{"name": name, "value": value} if value else {"name": name} for name, value in pairs]
 
 
 def of_execution(execution_id: TaskExecutionId, console_url: str, config: Iterable[str]) -> list[dict[str, Any]]:
@@ -37,25 +41,33 @@ def of_execution(execution_id: TaskExecutionId, console_url: str, config: Iterab
     run = None if node is None else node.execution_id
     if run is None:
         return []
-    found = [
-        variable("FLYTE_INTERNAL_EXECUTION_ID", run.name),
-        variable("FLYTE_INTERNAL_EXECUTION_PROJECT", run.project),
-        variable("FLYTE_INTERNAL_EXECUTION_DOMAIN", run.domain),
-        _POD_NAME,
-        variable("FLYTE_ATTEMPT_NUMBER", str(identifier.retry_attempt)),
-    ]
+    found = _variables(
+        (
+            ("FLYTE_INTERNAL_EXECUTION_ID", run.name),
+            ("FLYTE_INTERNAL_EXECUTION_PROJECT", run.project),
+            ("FLYTE_INTERNAL_EXECUTION_DOMAIN", run.domain),
+        )
+    )
+    found += (_POD_NAME, variable("FLYTE_ATTEMPT_NUMBER", str(identifier.retry_attempt)))
     if console_url and LINK_TYPE in config:
-        found.append(
-            variable(
-                "FLYTE_EXECUTION_URL",
-                f"{console_url.rstrip('/')}/projects/{run.project}/domains/{run.domain}/executions/{run.name}"
-                f"/nodeId/{execution_id.unique_node_id}/nodes",
+        url = (
+            f"{console_url.rstrip('/')}/projects/{run.project}/domains/{run.domain}/executions/{run.name}"
+            f"/nodeId/{execution_id.unique_node_id}/nodes"
+        )
+        found.append(variable("FLYTE_EXECUTION_URL", url))
+    if (task := identifier.task_id) is not None:
+        found += _variables(
+            (
+                ("FLYTE_INTERNAL_TASK_PROJECT", task.project),
+                ("FLYTE_INTERNAL_TASK_DOMAIN", task.domain),
+                ("FLYTE_INTERNAL_TASK_NAME", task.name),
+                ("FLYTE_INTERNAL_TASK_VERSION", task.version),
+                ("FLYTE_INTERNAL_PROJECT", task.project),
+                ("FLYTE_INTERNAL_DOMAIN", task.domain),
+                ("FLYTE_INTERNAL_NAME", task.name),
+                ("FLYTE_INTERNAL_VERSION", task.version),
             )
         )
-    if (task := identifier.task_id) is not None:
-        parts = (("PROJECT", task.project), ("DOMAIN", task.domain), ("NAME", task.name), ("VERSION", task.version))
-        found += [variable(f"FLYTE_INTERNAL_TASK_{name}", value) for name, value in parts]
-        found += [variable(f"FLYTE_INTERNAL_{name}", value) for name, value in parts]
     return found
 
 

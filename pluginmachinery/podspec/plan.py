@@ -72,9 +72,6 @@ _ENVIRONMENT_SLOT: Final = _SLOTS.index(_ENVIRONMENT)
 _MARKS: Final = tuple(f"{MARK}{chr(65 + index)}{MARK}" for index in range(len(_SLOTS)))
 _ANY_MARK: Final = re.compile(f"{MARK}.{MARK}")
 
-_ASKS_FOR_UNIQUE_KEY: Final = re.compile(rb"(?i)perretryunique(?:k|\xe2\x84\xaa)ey")
-"""``{{.perRetryUniqueKey}}`` is no part of the name but made of it."""
-
 _NO_RUN: Final = ExecutionId()
 _NO_TASK: Final = TaskId()
 
@@ -292,8 +289,10 @@ class Plans:
 
 
 def _has_constant_inputs(serialised: bytes) -> bool:
-    """Whether no command line in a template asks for what has no slot."""
-    return not (build.asks_for_inputs(serialised) or _ASKS_FOR_UNIQUE_KEY.search(serialised))
+    """Whether no command line in a template asks for what has no slot: inputs, and the unique key of an attempt."""
+    lowered = serialised.lower()
+    asks_for_key = b"perretryuniquekey" in lowered or b"perretryunique\xe2\x84\xaaey" in lowered  # the Kelvin sign
+    return not (asks_for_key or build.asks_for_inputs(serialised))
 
 
 def _marked_task(

@@ -22,17 +22,8 @@ def require(spec: dict[str, Any], requirement: ApiObject) -> None:
 
 def _extend(term: Mapping[str, Any], requirement: ApiObject) -> Mapping[str, Any]:
     expressions = term.get("matchExpressions") or []
-    if any(_is_same(expression, requirement) for expression in expressions):
-        return term
-    return {**term, "matchExpressions": [*expressions, requirement]}
-
-
-def _is_same(left: ApiObject, right: ApiObject) -> bool:
-    return (left["key"], left["operator"], left.get("values") or []) == (
-        right["key"],
-        right["operator"],
-        right.get("values") or [],
-    )
+    # Requirements have no other fields than the three that make them the same.
+    return term if requirement in expressions else {**term, "matchExpressions": [*expressions, requirement]}
 
 
 def prefer(spec: dict[str, Any], weight: int, requirements: Iterable[ApiObject]) -> None:
@@ -47,9 +38,15 @@ def prefer(spec: dict[str, Any], weight: int, requirements: Iterable[ApiObject])
 def tolerate(spec: dict[str, Any], toleration: ApiObject) -> None:
     """Add a toleration unless one with the same key, effect, operator and value is there."""
     present = spec.get("tolerations") or []
-    fields = ("key", "effect", "operator", "value")
-    if not any(all(old.get(f) == toleration.get(f) for f in fields) for old in present):
-        spec["tolerations"] = [*present, toleration]
+    identity = _identity(toleration)
+    for old in present:
+        if _identity(old) == identity:
+            return
+    spec["tolerations"] = [*present, toleration]
+
+
+def _identity(toleration: ApiObject) -> tuple[Any, ...]:
+    return (toleration.get("key"), toleration.get("effect"), toleration.get("operator"), toleration.get("value"))
 
 
 def apply_defaults(
