@@ -12,7 +12,7 @@ stage whose goal destroys something is entered only after its decision was persi
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from types import MappingProxyType
 from typing import Any, Final
@@ -76,17 +76,14 @@ def next_wake(state: TaskState) -> tuple[datetime, str] | None:
     """When the task must be looked at without any event, and why; ``None`` only when it has ended."""
     if state.stage is Stage.ENDED:
         return None
-    limits = state.limits
-    base = state.observed_at or state.created_at
-    wake, why = base + seconds(limits.resync_s), "safety resync"
-    candidates: list[tuple[datetime | None, str]] = [
-        (state.retry_at, f"next try to {goal(state).value}"),
-        (state.recheck_at, "the plugin asked to be asked again"),
-    ]
-    candidates += [(when, limit.value) for limit, when in _time_limits(state)]
-    for when, reason in candidates:
-        if when is not None and when < wake:
-            wake, why = when, reason
+    wake, why = (state.observed_at or state.created_at) + seconds(state.limits.resync_s), "safety resync"
+    if state.retry_at is not None and state.retry_at < wake:
+        wake, why = state.retry_at, f"next try to {goal(state).value}"
+    if state.recheck_at is not None and state.recheck_at < wake:
+        wake, why = state.recheck_at, "the plugin asked to be asked again"
+    for limit, when in _time_limits(state):
+        if when < wake:
+            wake, why = when, limit.value
     return wake, why
 
 
@@ -98,13 +95,13 @@ def reached_limit(state: TaskState, now: datetime) -> TimeLimit | None:
     return None
 
 
-def _time_limits(state: TaskState) -> list[tuple[TimeLimit, datetime]]:
+def _time_limits(state: TaskState) -> Sequence[tuple[TimeLimit, datetime]]:
     limits, stage = state.limits, state.stage
-    if stage.is_over:
-        return []
+    if not limits.is_any or stage.is_over:
+        return ()
     if stage is Stage.PAUSED:
         if limits.condition_timeout_s <= 0:
-            return []
+            return ()
         return [(TimeLimit.CONDITION, state.created_at + seconds(limits.condition_timeout_s))]
     found = []
     if limits.deadline_s > 0:

@@ -123,6 +123,16 @@ class Limits(msgspec.Struct, frozen=True):
     resync_s: float = 600.0
     retry_backoff: Backoff = Backoff()
 
+    @property
+    def is_any(self) -> bool:
+        """Whether any of the four timeouts is set."""
+        return (
+            self.deadline_s > 0
+            or self.attempt_timeout_s > 0
+            or self.queued_timeout_s > 0
+            or self.condition_timeout_s > 0
+        )
+
 
 class TaskState(msgspec.Struct, frozen=True):
     """One task at one moment.

@@ -52,7 +52,7 @@ class EmbeddedCluster:
         self._store = store
         self._clock = clock
         self._new_uid = new_uid
-        self._tables = Tables()
+        self._tables = Tables(store.version)
         self._admission = admission.Admission()
         self._snapshots = Snapshots()
         self._garbage = GarbageCollector(self._tables, self._delete_garbage)
@@ -93,7 +93,7 @@ class EmbeddedCluster:
     # Reads
 
     async def get(self, kind: Kind, namespace: str, name: str) -> ObservedObject:
-        table = self._table(kind)
+        table = self._tables.table(kind)
         if self._commits.pending:
             await self._commits.settled(table, namespace, name)
         stored = table.get(namespace, name)
@@ -112,7 +112,7 @@ class EmbeddedCluster:
         selector = Selector(namespace, labels)
         if continue_token:
             return self._snapshots.page(kind, selector, limit, continue_token, self._clock())
-        table = self._table(kind)
+        table = self._tables.table(kind)
         found = table.select(selector, self._commits.unseen(table))
         version = self._commits.committed_version
         return self._snapshots.first_page(kind, selector, limit, found, version, self._clock())
@@ -125,7 +125,7 @@ class EmbeddedCluster:
         Raises:
             BadRequestError: ``resource_version`` is not one.
         """
-        table = self._table(kind)
+        table = self._tables.table(kind)
         selector = Selector(namespace, labels)
         latest = self._commits.committed_version
         if resource_version in ("", "0"):
@@ -149,7 +149,7 @@ class EmbeddedCluster:
         annotations = self._admission.annotations(target, metadata.annotations)
         finalizers = self._admission.finalizers(target, metadata.finalizers)
         owners = admission.owners(target, metadata.owner_references)
-        table = self._table(kind)
+        table = self._tables.table(kind)
         while (existing := table.get(namespace, name)) is not None:
             if not await self._commits.settled(table, namespace, name):
                 state = "is still being deleted" if existing.metadata.deletion_timestamp else "exists already"
@@ -205,7 +205,7 @@ class EmbeddedCluster:
         if subresource not in ("", "status"):
             raise NotFoundError(target, f"there is no subresource {subresource!r}")
         members = objects.parse_patch(target, patch)
-        table = self._table(kind)
+        table = self._tables.table(kind)
         while True:
             try:
                 before = table.get(namespace, name) or _not_found(kind, namespace, name)
@@ -225,7 +225,7 @@ class EmbeddedCluster:
         self, kind: Kind, namespace: str, name: str, *, uid: str = "", grace_period_s: int | None = None
     ) -> None:
         target = f"{kind.kind} {namespace}/{name}"
-        table = self._table(kind)
+        table = self._tables.table(kind)
         while True:
             try:
                 before = table.get(namespace, name) or _not_found(kind, namespace, name)
@@ -248,8 +248,12 @@ class EmbeddedCluster:
         """Appends each event whose key is not there yet, in order, durably.
 
         Raises:
+            InvalidError: a key has a character that is not Unicode.
             UnavailableError: none was; try again.
         """
+        for key, _ in events:
+            if not key.isascii():
+                _check_unicode(key)
         if events:
             batch = self._commits.open_batch()
             batch.events += events
@@ -275,9 +279,6 @@ class EmbeddedCluster:
             return self._store.events(after, key_prefix, limit)
         except sqlite3.Error as error:
             raise UnavailableError(f"events {key_prefix}", f"{self._store.path} can not be read: {error}") from error
-
-    def _table(self, kind: Kind) -> Table:
-        return self._tables.table(kind, self._commits.committed_version)
 
     def _patched(
         self, table: Table, before: StoredObject, patch: patching.Members, subresource: str, target: str
@@ -308,7 +309,7 @@ class EmbeddedCluster:
         return self._commits.write(Write(table, before, None if is_gone else shown, shown, Part.METADATA))
 
     def _delete_garbage(self, garbage: StoredObject) -> None:
-        batch = self._delete(self._table(garbage.kind), garbage, None)
+        batch = self._delete(self._tables.table(garbage.kind), garbage, None)
         if batch is not None:
             batch.ownerless.append(garbage.metadata.uid)
 
@@ -319,7 +320,7 @@ class EmbeddedCluster:
                 kind = kinds.get(row.kind)
                 if kind is None:
                     kind = kinds[row.kind] = msgspec.json.decode(row.kind, type=Kind)
-                table = self._table(kind)
+                table = self._tables.table(kind)
                 sent = objects.decode_metadata(row.metadata or b"")
                 metadata = msgspec.structs.replace(
                     sent,
@@ -344,6 +345,13 @@ class EmbeddedCluster:
 
 def _not_found(kind: Kind, namespace: str, name: str) -> NoReturn:
     raise NotFoundError(f"{kind.kind} {namespace}/{name}", "not found")
+
+
+def _check_unicode(key: str) -> None:
+    try:
+        key.encode()
+    except UnicodeEncodeError as error:
+        raise InvalidError(f"event {key!r}", f"its key is not Unicode text: {error}") from error
 
 
 class _RandomUids:

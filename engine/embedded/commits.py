@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import enum
-import sqlite3
 from collections import deque
 from collections.abc import Callable, Iterable
 from typing import Any, Final, TypeVar
@@ -176,7 +175,7 @@ class Commits:
         version = self.pending[1].version if len(self.pending) > 1 else self.version
         try:
             self._store.commit(self._changes(batch, version))
-        except sqlite3.Error as error:
+        except Exception as error:  # noqa: BLE001 - whatever it is, nobody may wait for ever
             self._take_back(error)
             return
         self.pending.popleft()
@@ -229,7 +228,7 @@ class Commits:
         if ownerless:
             self._collect(ownerless, 0.0)
 
-    def _take_back(self, cause: sqlite3.Error) -> None:
+    def _take_back(self, cause: Exception) -> None:
         batches = list(self.pending)
         self.pending.clear()
         for batch in reversed(batches):

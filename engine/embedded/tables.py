@@ -6,7 +6,7 @@ its arguments swapped.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Final
 
 import msgspec
@@ -18,6 +18,9 @@ from propfan.engine.embedded.watching import History, Selector
 
 MIN_INDEXED_OBJECTS: Final = 64
 """Below, looking at every object is as quick."""
+
+INDEXED_FRACTION: Final = 8
+"""A label value that more than one in so many objects has is not worth an index."""
 
 
 class Table:
@@ -48,23 +51,33 @@ class Table:
             found += [stored for stored in unseen.values() if stored is not None and selector.matches(stored.metadata)]
         return sorted(found, key=_key)
 
-    def _candidates(self, selector: Selector) -> Sequence[StoredObject] | Iterator[StoredObject]:
-        if selector.namespace and len(self.namespaces.get(selector.namespace, ())) < MIN_INDEXED_OBJECTS:
-            return list(self.namespaces.get(selector.namespace, {}).values())
+    def _candidates(self, selector: Selector) -> Iterable[StoredObject]:
+        """A superset of what matches, small when a label or the namespace is selective."""
+        if selector.namespace:
+            names = self.namespaces.get(selector.namespace, {})
+            if not selector.items or len(names) < MIN_INDEXED_OBJECTS:
+                return names.values()
         if not selector.items:
-            return iter(self)
-        keys = min((self._labelled(key, value) for key, value in selector.items), key=len)
-        return [self.namespaces[namespace][name] for namespace, name in keys]
+            return self
+        if not any(key in self.by_label for key, _ in selector.items) and not self._index(selector):
+            return self
+        indexed = [self.by_label[key].get(value, ()) for key, value in selector.items if key in self.by_label]
+        return [self.namespaces[namespace][name] for namespace, name in min(indexed, key=len)]
 
-    def _labelled(self, key: str, value: str) -> set[tuple[str, str]]:
-        values = self.by_label.get(key)
-        if values is None:
-            values = self.by_label[key] = {}
-            for stored in self:
-                found = stored.metadata.labels.get(key)
-                if found is not None:
-                    values.setdefault(found, set()).add(stored.key)
-        return values.get(value, _NONE)
+    def _index(self, selector: Selector) -> bool:
+        """Indexes the most selective label of the selector, when one is worth it."""
+        labels = [stored.metadata.labels for stored in self]
+        counts = {key: sum(found.get(key) == value for found in labels) for key, value in selector.items}
+        key = min(counts, key=counts.__getitem__)
+        if len(labels) < MIN_INDEXED_OBJECTS or counts[key] * INDEXED_FRACTION > len(labels):
+            return False
+        values: dict[str, set[tuple[str, str]]] = {}
+        for stored in self:
+            value = stored.metadata.labels.get(key)
+            if value is not None:
+                values.setdefault(value, set()).add(stored.key)
+        self.by_label[key] = values
+        return True
 
     def relabel(self, key: tuple[str, str], before: Mapping[str, str], after: Mapping[str, str]) -> None:
         for label, values in self.by_label.items():
@@ -79,7 +92,6 @@ class Table:
                 values.setdefault(new, set()).add(key)
 
 
-_NONE: Final[set[tuple[str, str]]] = set()
 _NO_LABELS: Final[Mapping[str, str]] = {}
 
 
@@ -90,17 +102,18 @@ def _key(stored: StoredObject) -> tuple[str, str]:
 class Tables:
     """All objects, also by uid and by the uid of their owners."""
 
-    def __init__(self) -> None:
+    def __init__(self, version: int) -> None:
+        """``version`` is where the histories begin."""
+        self._version = version
         self.by_kind: dict[Kind, Table] = {}
         self.by_uid: dict[str, StoredObject] = {}
         self._dependants: dict[str, str | set[str]] = {}
         """Owner's uid to the uids of what it owns; most own one object, which needs no set."""
 
-    def table(self, kind: Kind, version: int) -> Table:
-        """``version`` is where the history of a new kind begins."""
+    def table(self, kind: Kind) -> Table:
         table = self.by_kind.get(kind)
         if table is None:
-            table = self.by_kind[kind] = Table(kind, version)
+            table = self.by_kind[kind] = Table(kind, self._version)
         return table
 
     def replace(self, table: Table, before: StoredObject | None, after: StoredObject | None) -> None:

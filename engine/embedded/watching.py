@@ -44,7 +44,10 @@ class Selector:
         if self.namespace and metadata.namespace != self.namespace:
             return False
         labels = metadata.labels
-        return all(labels.get(key) == value for key, value in self.items)
+        for key, value in self.items:  # noqa: SIM110 - once for each change and watch; a generator takes thrice as long
+            if labels.get(key) != value:
+                return False
+        return True
 
     @property
     def is_everything(self) -> bool:
@@ -160,12 +163,14 @@ class Watch(AbstractAsyncContextManager["Watch"], AsyncIterator[Sequence[WatchEv
         if self._initial:
             batch, self._initial = self._initial, []
             return batch
-        while self._is_open and not self._history.is_closed:
+        while self._is_open:
             taken = self._take()
             if taken:
                 return taken
             if self._position < self._history.end:
                 continue
+            if self._history.is_closed:
+                break
             await self._history.wait()
         raise StopAsyncIteration
 

@@ -8,7 +8,8 @@ waits costs nothing but its memory.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime
 from functools import partial
 from typing import Final
 
@@ -42,6 +43,17 @@ logger = structlog.get_logger(__name__)
 _TIDYING: Final = frozenset({Stage.CLEANING, Stage.ENDING})
 
 _ROUNDS_A_TURN: Final = 32
+
+
+class _Worker:
+    """One of those that take turns, and the turn it is in."""
+
+    __slots__ = ("live", "scope", "since")
+
+    def __init__(self, since: datetime) -> None:
+        self.live: LiveTask | None = None
+        self.since = since
+        self.scope = anyio.CancelScope()
 
 
 class Reconciler:
@@ -116,8 +128,10 @@ class Reconciler:
             tasks.start_soon(self._actions.run)
             tasks.start_soon(self._timers.run)
             tasks.start_soon(self._publisher.run)
-            for _ in range(self._config.workers):
-                tasks.start_soon(self._work_off)
+            workers = [_Worker(self._clock.now()) for _ in range(self._config.workers)]
+            for worker in workers:
+                tasks.start_soon(self._work_off, worker)
+            tasks.start_soon(self._watch_over, workers)
 
     # -- What comes in -----------------------------------------------------------------------------
 
@@ -223,18 +237,50 @@ class Reconciler:
             self._queue.append(live)
             self._work.give()
 
-    async def _work_off(self) -> None:
+    async def _work_off(self, worker: _Worker) -> None:
         while True:
-            await self._work.wait_until(lambda: bool(self._queue))
+            with anyio.CancelScope() as worker.scope:
+                await self._serve(worker)
+            if worker.live is not None:  # the watchdog's doing; a shutdown does not come here
+                self._apply(worker.live, self._rounds.overdue(worker.live))
+                self._release(worker)
+
+    async def _serve(self, worker: _Worker) -> None:
+        while True:
+            await self._work.wait_until(self._has_work)
             live = self._queue.popleft()
             live.is_queued, live.is_busy = False, True
+            worker.live, worker.since = live, self._clock.now()
             try:
                 await self._turn(live)
-            finally:
-                live.is_busy = False
-                if live.is_queued:
-                    self._queue.append(live)
-                    self._work.give()
+            except anyio.get_cancelled_exc_class():
+                raise
+            except BaseException:
+                self._release(worker)
+                raise
+            self._release(worker)
+
+    def _has_work(self) -> bool:
+        return bool(self._queue)
+
+    def _release(self, worker: _Worker) -> None:
+        live, worker.live = worker.live, None
+        if live is None:
+            return
+        live.is_busy = False
+        if live.is_queued:
+            self._queue.append(live)
+            self._work.give()
+
+    async def _watch_over(self, workers: Sequence[_Worker]) -> None:
+        """Cancels turns that take too long: one look at all workers instead of a timer for every turn."""
+        limit_s = self._config.plugin_timeout_s
+        while True:
+            await anyio.sleep(limit_s / 4)
+            now = self._clock.now()
+            for worker in workers:
+                if worker.live is not None and (now - worker.since).total_seconds() >= limit_s:
+                    worker.scope.cancel()
 
     async def _turn(self, live: LiveTask) -> None:
         """Rounds until the task has to wait; a task that never waits lets others go first."""
@@ -258,8 +304,6 @@ class Reconciler:
         except InvalidTransitionError as error:
             logger.error("no such transition", task=str(live.key), error=str(error))
             taken = machine.step(live.state, Faulted("InvalidTransition", str(error)), self._clock.now())
-        if taken.state.phase is not live.state.phase:
-            logger.debug("phase changed", task=str(live.key), to=taken.state.phase.name, attempt=taken.state.attempt)
         live.state = taken.state
         for command in taken.commands:
             if isinstance(command, Report):

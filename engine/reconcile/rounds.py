@@ -6,7 +6,6 @@ from collections import OrderedDict
 from datetime import datetime
 from typing import Final
 
-import anyio
 import structlog
 from flyteidl2.workflow import run_definition_pb2
 from google.protobuf.message import DecodeError as ProtobufDecodeError
@@ -134,11 +133,7 @@ class Rounds:
     async def _pursue(self, live: LiveTask, now: datetime) -> Event | None:
         """The goal's result; whatever a plugin or a port does wrong becomes an event of this task alone."""
         try:
-            with anyio.fail_after(self._config.plugin_timeout_s):
-                return await self._goals(live, now)
-        except TimeoutError:
-            what = machine.goal(live.state).value
-            return Faulted("PluginTimeout", f"{what}: no answer within {self._config.plugin_timeout_s:g} s")
+            return await self._goals(live, now)
         except (StorageError, ThrottledError, UnavailableError) as error:
             return Delayed(str(error), getattr(error, "retry_after_s", 0.0))
         except TransientError as error:
@@ -174,6 +169,13 @@ class Rounds:
                 return Signaled(status.signalled_by) if status.signal_value is not None else None
             case Goal.NONE:
                 return None
+
+    def overdue(self, live: LiveTask) -> Event:
+        """The event of a turn that had to be cancelled."""
+        what = machine.goal(live.state).value
+        if live.state.stage.is_over or live.state.stage is Stage.PAUSED:
+            return Delayed(f"{what}: no answer within {self._config.plugin_timeout_s:g} s")
+        return Faulted("PluginTimeout", f"{what}: no answer within {self._config.plugin_timeout_s:g} s")
 
     # -- Goals -------------------------------------------------------------------------------------
 
