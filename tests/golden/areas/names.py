@@ -10,14 +10,14 @@ from flyteidl2.core import security_pb2
 
 from propfan.pluginmachinery import names, secrets
 from propfan.pluginmachinery.errors import PropfanError
+from tests.golden.inputs import error_output
 
 
 def run(case: Mapping[str, Any]) -> dict[str, Any]:
     try:
         return {"result": _FUNCTIONS[case["function"]](case)}
     except PropfanError as error:
-        reported = {"code": "", "message": str(error), "message_exact": True}
-        return {"error": reported, "result": getattr(error, "result", None)}
+        return {"error": error_output(error), "result": getattr(error, "result", None)}
 
 
 def _algorithm(case: Mapping[str, Any]) -> names.HashAlgorithm:
