@@ -69,7 +69,8 @@ def _placeholder(name: str) -> str:
     return rf"\{{\{{{_BLANKS}[.$]{name}{_BLANKS}\}}\}}"
 
 
-_INPUT_NAME: Final = rf"{_any_case('Inputs')}\.([^}}\t\n\f\r ]+)"
+# Bounded, so that text full of unclosed placeholders is searched in linear time. No input's name is as long.
+_INPUT_NAME: Final = rf"{_any_case('Inputs')}\.([^}}\t\n\f\r ]{{1,256}}+)"
 _ROWS: Final = tuple(re.compile(_placeholder(_any_case(name))) for name in _NAMES)
 _INPUT_ROW: Final = re.compile(_placeholder(_INPUT_NAME))
 _ANY_ROW: Final = re.compile(_placeholder("(?:" + "|".join(f"({_any_case(n)})" for n in _NAMES) + f"|{_INPUT_NAME})"))

@@ -154,6 +154,12 @@ def test_a_placeholder_begins_at_the_inner_braces() -> None:
     assert render("{{{ .input }}}") == ["{s3://b/in/inputs.pb}"]
 
 
+def test_text_full_of_open_placeholders_is_searched_in_linear_time() -> None:
+    # Looking from each of them to the end of the text would take hours.
+    hostile = "{{.inputs." * 150_000
+    assert render(hostile, "{{.namespace}}" + hostile) == [hostile, f"ns{hostile}"]
+
+
 def test_without_inputs_their_placeholders_stay() -> None:
     assert render("{{.inputs.x}}{{.namespace}}") == ["{{.inputs.x}}ns"]
     assert render("{{.inputs.x}}", inputs=LiteralMap()) == ["{{.inputs.x}}"]
