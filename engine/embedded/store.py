@@ -7,6 +7,7 @@ parts of an object have tables of their own, so that a change of status writes n
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import itertools
 import os
@@ -113,13 +114,17 @@ class Store:
                 connection.execute("PRAGMA wal_autocheckpoint = 0")
                 if is_new:
                     connection.executescript(_SCHEMA)
+                _vacuum(connection)
                 return cls(path, connection, lock)
             except BaseException:
                 connection.close()
                 raise
-        except (sqlite3.Error, OSError) as error:
+        except (sqlite3.OperationalError, OSError) as error:
             os.close(lock)
             raise ConfigError("path", f"{path} can not be opened: {error}") from error
+        except sqlite3.Error as error:
+            os.close(lock)
+            raise damaged(path, error) from error
         except BaseException:
             os.close(lock)
             raise
@@ -225,19 +230,6 @@ class Store:
         finally:
             connection.close()
 
-    def vacuum(self) -> None:
-        """Gives space back when most of a large file is free.
-
-        Raises:
-            sqlite3.Error: there is no room to do it in; nothing is lost.
-        """
-        (pages,), (free,), (page_bytes,) = (
-            self._connection.execute(f"PRAGMA {name}").fetchone()
-            for name in ("page_count", "freelist_count", "page_size")
-        )
-        if free * page_bytes > VACUUM_ABOVE_BYTES and free * 2 > pages:
-            self._connection.execute("VACUUM")
-
 
 def damaged(path: Path | None, error: Exception) -> ConfigError:
     return ConfigError(
@@ -247,6 +239,17 @@ def damaged(path: Path | None, error: Exception) -> ConfigError:
 
 def _connect(name: str, *, uri: bool = False) -> sqlite3.Connection:
     return sqlite3.connect(name, uri=uri, timeout=BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False)
+
+
+def _vacuum(connection: sqlite3.Connection) -> None:
+    """Gives space back when most of a large file is free."""
+    (pages,), (free,), (page_bytes,) = (
+        connection.execute(f"PRAGMA {name}").fetchone() for name in ("page_count", "freelist_count", "page_size")
+    )
+    if free * page_bytes > VACUUM_ABOVE_BYTES and free * 2 > pages:
+        # Needs as much again for a while: a full disk must not keep the store from opening.
+        with contextlib.suppress(sqlite3.OperationalError):
+            connection.execute("VACUUM")
 
 
 def _prefix_range(prefix: str) -> tuple[str, str]:
