@@ -23,6 +23,7 @@ class CoreRunner:
         self._poll: Final = timedelta(seconds=poll_s)
 
     async def launch(self, live: LiveTask, ctx: RoundContext) -> Event:
+        live.must_look = True  # there is no object whose first change would call for it
         return Launched(f"handed to plugin {self.loaded.entry.id}")
 
     async def observe(self, live: LiveTask, ctx: RoundContext) -> Event:
