@@ -145,9 +145,10 @@ def decode(content: bytes, *, environment: bool = False) -> ObservedPod:
     Raises:
         msgspec.DecodeError: not JSON, or a field that is not what a Pod has there; says where.
     """
-    if environment:
-        return _without_other_variables(_FULL.decode(content))
-    return _BRIEF.decode(content)
+    try:
+        return _without_other_variables(_FULL.decode(content)) if environment else _BRIEF.decode(content)
+    except UnicodeDecodeError as problem:
+        raise msgspec.DecodeError(f"JSON is malformed: {problem}") from problem
 
 
 def decode_event(line: bytes, *, environment: bool = False) -> tuple[str, ObservedPod]:
@@ -156,10 +157,13 @@ def decode_event(line: bytes, *, environment: bool = False) -> tuple[str, Observ
     Raises:
         msgspec.DecodeError: as ``decode``.
     """
-    if environment:
-        full = _FULL_EVENT.decode(line)
-        return full.type, _without_other_variables(full.object)
-    brief = _BRIEF_EVENT.decode(line)
+    try:
+        if environment:
+            full = _FULL_EVENT.decode(line)
+            return full.type, _without_other_variables(full.object)
+        brief = _BRIEF_EVENT.decode(line)
+    except UnicodeDecodeError as problem:
+        raise msgspec.DecodeError(f"JSON is malformed: {problem}") from problem
     return brief.type, brief.object
 
 

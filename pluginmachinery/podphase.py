@@ -7,6 +7,7 @@ the same verdict, and ``PhaseInfo.recheck_at`` says how long it holds while the 
 from __future__ import annotations
 
 from datetime import datetime, timedelta
+from typing import Final
 
 import msgspec
 
@@ -34,7 +35,7 @@ from propfan.pluginmachinery.phases import (
 
 ObservedPod = pods.ObservedPod
 
-_RESULTS = podphase.Results(
+RESULTS: Final = podphase.Results(
     phases=tuple(Phase),
     user=ErrorKind.USER,
     system=ErrorKind.SYSTEM,
@@ -61,7 +62,7 @@ def decode_pod(raw: bytes, what: str, *, environment: bool = False) -> ObservedP
     """
     try:
         return pods.decode(raw, environment=environment)
-    except (msgspec.DecodeError, UnicodeDecodeError) as problem:
+    except msgspec.DecodeError as problem:
         raise DecodeError(what, str(problem)) from problem
 
 
@@ -91,7 +92,7 @@ class PodPhases:
         k8s = k8s or K8sConfig()
         self._links = LogLinks(logs or LogsConfig())
         self._rules = podphase.PodPhases(
-            _RESULTS,
+            RESULTS,
             podphase.Limits(
                 _at_least(k8s.create_container_error_grace_period),
                 str(k8s.create_container_error_grace_period),
@@ -129,7 +130,7 @@ class PodPhases:
         self,
         pod: ObservedPod,
         plan: LinkPlan,
-        task_execution_id: TaskExecutionId,
+        task_execution_id: TaskExecutionId | None,
         now: datetime,
         last: PluginState,
     ) -> PhaseInfo:
@@ -193,7 +194,7 @@ def _at_least(duration: Duration) -> timedelta:
 
 
 def _links_of(
-    pod: ObservedPod, plan: LinkPlan, task_execution_id: TaskExecutionId, now: datetime
+    pod: ObservedPod, plan: LinkPlan, task_execution_id: TaskExecutionId | None, now: datetime
 ) -> tuple[TaskLog, ...]:
     """Those of the first container, once there is a status; none of a pod about which nothing is known."""
     if pod.status is not None and pod.status.phase == "Unknown":
