@@ -142,7 +142,8 @@ class Engine:
             secrets = FileEnvSecrets(os.environ)
             pod_templates = WatchedPodTemplates(cluster, config.namespace)
             self.registry = self._given_registry or installed_plugins(config)
-            refused = self.registry.load(SetupContext(k8s, logs, secrets, pod_templates, config.plugins))
+            setup = SetupContext(k8s, logs, secrets, pod_templates, config.plugins, dict(os.environ))
+            refused = self.registry.load(setup)
             for problem in refused:
                 logger.error("plugin can not be loaded", plugin=problem.plugin, error=str(problem))
             ports = Ports(cluster, self.store, secrets, config.max_payload_bytes, config.default_service_account)
