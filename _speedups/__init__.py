@@ -29,7 +29,7 @@ class _PureTwins:
     """Finds the definition of each module of this package instead of its compiled twin."""
 
     @staticmethod
-    def find_spec(fullname: str, path: object = None, target: object = None) -> ModuleSpec | None:
+    def find_spec(fullname: str, _path: object = None, _target: object = None) -> ModuleSpec | None:
         package, _, name = fullname.rpartition(".")
         if package != __name__ or not _definition(name).exists():
             return None
@@ -37,7 +37,7 @@ class _PureTwins:
 
 
 if os.environ.get("PROPFAN_PURE") == "1":
-    sys.meta_path.insert(0, _PureTwins)  # type: ignore[arg-type]
+    sys.meta_path.insert(0, _PureTwins)
 
 
 def twins() -> tuple[str, ...]:

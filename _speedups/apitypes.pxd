@@ -30,4 +30,4 @@ cdef str _decode_quantity(object item)
 cdef str _number_text(object number)
 
 @cython.locals(out=dict, field=Field, kind=int)
-cpdef dict overlay(dict base, dict over, StructType struct)
+cpdef dict overlay(object base, object over, StructType struct)

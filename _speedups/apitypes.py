@@ -8,6 +8,7 @@ of these dicts as frozen.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from propfan._speedups import quantities
@@ -44,7 +45,7 @@ class MismatchError(ValueError):
 class Field:
     """One field: its name, kind, the type of its struct, and when a zero is written."""
 
-    def __init__(self, name: str, kind: int, is_pointer: bool, is_required: bool) -> None:
+    def __init__(self, name: str, kind: int, *, is_pointer: bool, is_required: bool) -> None:
         self.name = name
         self.kind = kind
         self.is_pointer = is_pointer
@@ -99,9 +100,9 @@ def _field(name: str, written: str) -> tuple[Field, str]:
     container = LIST if core.startswith("[") else MAP if core.startswith("{") else 0
     core = core.strip("[]{}")
     if core in _SCALARS:
-        return Field(name, _SCALARS[core] + container, is_pointer, is_required), ""
+        return Field(name, _SCALARS[core] + container, is_pointer=is_pointer, is_required=is_required), ""
     kind = EMBEDDED if written.startswith("=") else STRUCT
-    return Field(name, kind + container, is_pointer, is_required), core
+    return Field(name, kind + container, is_pointer=is_pointer, is_required=is_required), core
 
 
 def _zero(field: Field) -> Any:
@@ -246,7 +247,7 @@ def _found(item: Any) -> str:
     return "null" if item is None else "a list" if isinstance(item, list) else "an object"
 
 
-def overlay(base: dict[str, Any], over: dict[str, Any], struct: StructType) -> dict[str, Any]:
+def overlay(base: Mapping[str, Any], over: Mapping[str, Any], struct: StructType) -> dict[str, Any]:
     """``over`` laid over ``base``, both in written form: lists are appended, maps united, zeros never win."""
     out = dict(base)
     for key, item in over.items():

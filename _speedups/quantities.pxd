@@ -3,10 +3,13 @@ cimport cython
 cdef object _power(int exponent)
 cdef int _exponent_of(str suffix) except? -1000000
 
-@cython.locals(length=cython.Py_ssize_t, at=cython.Py_ssize_t, start=cython.Py_ssize_t, letters=cython.Py_ssize_t,
-               negative=bint, kept=bint, family=int, exponent=int, scale=int,
-               integer=str, fraction=str, suffix=str, digits=str)
-cdef tuple _parse(str text)
+@cython.locals(length=cython.Py_ssize_t, at=cython.Py_ssize_t, start=cython.Py_ssize_t, whole=cython.Py_ssize_t,
+               point=cython.Py_ssize_t, places=cython.Py_ssize_t, suffix_at=cython.Py_ssize_t,
+               letters=cython.Py_ssize_t, kept=bint, family=int, exponent=int, scale=int, suffix=str)
+cdef tuple _parse(str text, bint only_print)
+
+@cython.locals(digits=int, at=cython.Py_ssize_t)
+cdef bint _ends_in_thousands(str text, Py_ssize_t start, Py_ssize_t point, Py_ssize_t places)
 
 @cython.locals(step=int, exponent=int)
 cdef str _print(object value, int family)

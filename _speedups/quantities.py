@@ -22,6 +22,7 @@ _BINARY = {"Ki": 10, "Mi": 20, "Gi": 30, "Ti": 40, "Pi": 50, "Ei": 60}
 _DECIMAL_SUFFIX = {exponent: suffix for suffix, exponent in _DECIMAL.items()}
 _BINARY_SUFFIX = ("", "Ki", "Mi", "Gi", "Ti", "Pi", "Ei")
 
+_TEN = 10
 _UNIT = 10**9
 _BINARY_CAP = (2**63 - 1) * _UNIT
 
@@ -37,7 +38,7 @@ class QuantityError(ValueError):
 
 
 def _power(exponent: int) -> int:
-    return _POWERS[exponent] if exponent < 40 else 10**exponent
+    return _POWERS[exponent] if exponent < len(_POWERS) else int(_TEN**exponent)
 
 
 def _exponent_of(suffix: str) -> int:
@@ -51,71 +52,95 @@ def _exponent_of(suffix: str) -> int:
     return -exponent if suffix[1] == "-" else exponent
 
 
-def _parse(text: str) -> tuple[int, int, str]:
-    """Value in nanos, family, and the printed form where the text itself is it (else ``""``)."""
+def _parse(text: str, *, only_print: bool) -> tuple[int, int, str]:
+    """Value in nanos, family, and the printed form where the text itself is it (else ``""``).
+
+    With ``only_print`` the value of a text that is its own printed form is not computed.
+    """
     length = len(text)
     if not length or length > MAX_LENGTH:
         raise QuantityError(MALFORMED)
     at = 1 if text[0] in "+-" else 0
-    negative = text[0] == "-"
+    while at < length and text[at] == "0":
+        at += 1
     start = at
     while at < length and "0" <= text[at] <= "9":
         at += 1
-    integer = text[start:at]
-    fraction = ""
+    whole = at - start
+    point = at
     if at < length and text[at] == ".":
         at += 1
-        start = at
         while at < length and "0" <= text[at] <= "9":
             at += 1
-        fraction = text[start:at]
-    start = at
+    places = at - point - 1 if at > point else 0
+    suffix_at = at
     while at < length and text[at] in "eEinumkKMGTP":
         at += 1
-    letters = at
+    letters = at - suffix_at
     if at < length and text[at] in "+-":
         at += 1
     while at < length and "0" <= text[at] <= "9":
         at += 1
     if at < length:
         raise QuantityError(MALFORMED)
-    suffix = text[start:]
     family = DECIMAL
-    if suffix in _DECIMAL:
-        exponent = _DECIMAL[suffix]
-    elif suffix in _BINARY:
-        exponent = _BINARY[suffix]
-        family = BINARY
-        if exponent >= 50 and not integer and not fraction:
-            raise QuantityError(BAD_NUMBER)
-    elif letters - start == 1 and suffix[0] in "eE" and len(suffix) > 1:
-        exponent = _exponent_of(suffix)
-        family = EXPONENT
-    else:
-        raise QuantityError(BAD_SUFFIX)
+    exponent = 0
+    if suffix_at < length:
+        suffix = text[suffix_at:]
+        if suffix in _DECIMAL:
+            exponent = _DECIMAL[suffix]
+        elif suffix in _BINARY:
+            exponent = _BINARY[suffix]
+            family = BINARY
+            if exponent >= 50 and not places and not any("0" <= digit <= "9" for digit in text[:suffix_at]):
+                raise QuantityError(BAD_NUMBER)
+        elif letters == 1 and suffix[0] in "eE" and len(suffix) > 1:
+            exponent = _exponent_of(suffix)
+            family = EXPONENT
+        else:
+            raise QuantityError(BAD_SUFFIX)
 
-    integer = integer.lstrip("0") or "0"
-    digits = integer + fraction
-    number = int(digits)
-    scale = exponent - len(fraction)
+    scale = exponent - places
+    if family == BINARY:
+        kept = (
+            whole > 0
+            and not places
+            and 14 - whole - exponent * 3 // 10 >= 0
+            and (int(text[max(start, point - 3) : point]) & 7) != 0
+        )
+    else:
+        kept = (
+            whole > 0
+            and whole + places <= 18
+            and scale >= -9
+            and scale % 3 == 0
+            and not _ends_in_thousands(text, start, point, places)
+        )
+    if kept and only_print:
+        return 0, family, text
+    number = int((text[start:point] + text[point + 1 : suffix_at]) or "0")
     if family == BINARY:
         value = number << exponent
-        kept = (
-            not fraction and number & 7 != 0 and 14 - len(integer) - exponent * 3 // 10 >= 0 and value < 9223372036854775808
-        )
-        if fraction:
-            divisor = _power(len(fraction))
-            value = -(-value * _UNIT // divisor)
-        else:
-            value = value * _UNIT
-        if value > _BINARY_CAP:
-            value = _BINARY_CAP
+        value = -(-value * _UNIT // _power(places)) if places else value * _UNIT
+        value = min(value, _BINARY_CAP)
         if value < _UNIT:
             family = DECIMAL
     else:
-        kept = len(digits) <= 18 and scale >= -9 and scale % 3 == 0 and digits[0] != "0" and not digits.endswith("000")
         value = number * _power(scale + 9) if scale >= -9 else -(-number // _power(-9 - scale))
-    return (-value if negative else value), family, (text if kept else "")
+    return (-value if text[0] == "-" else value), family, (text if kept else "")
+
+
+def _ends_in_thousands(text: str, start: int, point: int, places: int) -> bool:
+    """Whether the digits end in ``000``."""
+    digits = 0
+    at = point + places if places else point - 1
+    while at >= start and digits < 3:
+        if at != point:
+            if text[at] != "0":
+                return False
+            digits += 1
+        at -= 1
+    return digits == 3
 
 
 def _print(value: int, family: int) -> str:
@@ -143,7 +168,7 @@ def canonical(text: str) -> str:
     Raises:
         QuantityError: it is no quantity.
     """
-    value, family, kept = _parse(text)
+    value, family, kept = _parse(text, only_print=True)
     return kept or _print(value, family)
 
 
@@ -153,7 +178,7 @@ def nanos(text: str) -> int:
     Raises:
         QuantityError: it is no quantity.
     """
-    return _parse(text)[0]
+    return _parse(text, only_print=False)[0]
 
 
 def is_zero(text: str) -> bool:
@@ -162,7 +187,7 @@ def is_zero(text: str) -> bool:
     Raises:
         QuantityError: it is no quantity.
     """
-    return _parse(text)[0] == 0
+    return _parse(text, only_print=False)[0] == 0
 
 
 def compare(left: str, right: str) -> int:
@@ -171,7 +196,7 @@ def compare(left: str, right: str) -> int:
     Raises:
         QuantityError: one of them is no quantity.
     """
-    difference = _parse(left)[0] - _parse(right)[0]
+    difference = _parse(left, only_print=False)[0] - _parse(right, only_print=False)[0]
     return (difference > 0) - (difference < 0)
 
 
@@ -181,7 +206,7 @@ def settled(text: str) -> str:
     Raises:
         QuantityError: it is no quantity.
     """
-    value, family, kept = _parse(text)
+    value, family, kept = _parse(text, only_print=True)
     if kept or (family == DECIMAL and not -_UNNAMED < value < _UNNAMED):
         return text
     return _print(value, family)

@@ -77,7 +77,7 @@ def _skip(data: bytes, at: int, end: int, field: int, kind: int, depth: int) -> 
         return _varint(data, at, end)[1]
     if kind == _BYTES:
         return _length(data, at, end)[1]
-    if kind == _FIXED64 or kind == _FIXED32:
+    if kind in (_FIXED64, _FIXED32):
         size = 8 if kind == _FIXED64 else 4
         if end - at < size:
             raise StructError(f"byte {at}: truncated")

@@ -27,9 +27,7 @@ def object_name(metadata: TaskExecutionMetadata, properties: Properties) -> str:
     return dns1123_subdomain(name)
 
 
-def stamp(
-    built: ObjectMeta, metadata: TaskExecutionMetadata, k8s: K8sConfig, properties: Properties
-) -> ObjectMeta:
+def stamp(built: ObjectMeta, metadata: TaskExecutionMetadata, k8s: K8sConfig, properties: Properties) -> ObjectMeta:
     """The built object's metadata, completed for creation.
 
     Labels and annotations: configured defaults, then the object's own, then the execution's; the last wins.

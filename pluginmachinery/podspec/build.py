@@ -203,22 +203,18 @@ class PodSpecBuilder:
         if overrides is None or overrides.resources is None:
             raise BadTaskSpecificationError("resource requirements not found for container task, required!")
         definition: Container = task.template.container
-        container: dict[str, Any] = {
+        requirements = resources.of_template(definition.resources)
+        container = {
             "name": task.container_name,
+            "image": definition.image,
+            "args": list(definition.args),
+            "command": list(definition.command),
+            "env": [environment.variable(pair.key, pair.value) for pair in definition.env],
+            "resources": {"limits": requirements.limits, "requests": requirements.requests},
+            "imagePullPolicy": self.k8s.image_pull_policy,
             "terminationMessagePolicy": "FallbackToLogsOnError",
         }
-        requirements = resources.of_template(definition.resources)
-        container["resources"] = {"limits": requirements.limits, "requests": requirements.requests}
-        for field, value in (
-            ("image", definition.image),
-            ("args", list(definition.args)),
-            ("command", list(definition.command)),
-            ("env", [environment.variable(pair.key, pair.value) for pair in definition.env]),
-            ("imagePullPolicy", self.k8s.image_pull_policy),
-        ):
-            if value:
-                container[field] = value
-        return container
+        return {field: value for field, value in container.items() if value or field == "name"}
 
     # Flyte's own configuration
 
@@ -230,9 +226,7 @@ class PodSpecBuilder:
         spec, primary = pod.spec, pod.primary_container_name
         if spec.get("initContainers"):
             spec["initContainers"] = [customiser.customise(c, is_primary=False) for c in spec["initContainers"]]
-        containers = [
-            customiser.customise(c, is_primary=c["name"] == primary) for c in spec.get("containers") or ()
-        ]
+        containers = [customiser.customise(c, is_primary=c["name"] == primary) for c in spec.get("containers") or ()]
         spec["containers"] = containers
         if not any(c["name"] == primary for c in containers):
             raise BadTaskSpecificationError(f"invalid TaskSpecification, primary container [{primary}] not defined")
@@ -279,9 +273,11 @@ class PodSpecBuilder:
             BadTaskSpecificationError: the task names one that does not exist.
         """
         name = template.metadata.pod_template_name
-        stored = self.templates.find(metadata.namespace, name or self.k8s.default_pod_template_name) if (
-            name or self.k8s.default_pod_template_name
-        ) else None
+        stored = (
+            self.templates.find(metadata.namespace, name or self.k8s.default_pod_template_name)
+            if (name or self.k8s.default_pod_template_name)
+            else None
+        )
         if stored is None:
             if name:
                 raise BadTaskSpecificationError(f"PodTemplate '{name}' does not exist")

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
+from functools import reduce
 from typing import Any, Final
 
 from propfan._speedups import apitypes
@@ -75,7 +76,11 @@ def merge(template: ApiObject, spec: dict[str, Any], primary: str) -> dict[str, 
 
 
 def _containers(
-    templates: Sequence[ApiObject] | None, own: Sequence[ApiObject] | None, default: str, primary: str, primary_name: str
+    templates: Sequence[ApiObject] | None,
+    own: Sequence[ApiObject] | None,
+    default: str,
+    primary: str,
+    primary_name: str,
 ) -> list[ApiObject]:
     templates = templates or ()
     ground: ApiObject | None = None
@@ -91,7 +96,7 @@ def _containers(
         layers = [] if ground is None else [ground]
         if primary_ground is not None and name == primary_name:
             layers.append(primary_ground)
-        layers += [t for t in templates if t["name"] == name and name != default and name != primary]
+        layers += [t for t in templates if t["name"] == name not in (default, primary)]
         merged.append(_overlay_all(layers, container))
     return merged
 
@@ -99,10 +104,11 @@ def _containers(
 def _overlay_all(layers: Sequence[ApiObject], container: ApiObject) -> ApiObject:
     if not layers:
         return container
-    result = layers[0]
-    for layer in (*layers[1:], container):
-        result = apitypes.overlay(result, layer, schema.CONTAINER)
-    return {**result, "name": container["name"]}
+    return {**reduce(_overlay_container, (*layers, container)), "name": container["name"]}
+
+
+def _overlay_container(base: ApiObject, over: ApiObject) -> ApiObject:
+    return apitypes.overlay(base, over, schema.CONTAINER)
 
 
 def merge_overlay_pod_spec(base: ApiObject | None, custom: ApiObject | None) -> dict[str, Any]:
@@ -117,10 +123,8 @@ def merge_overlay_pod_spec(base: ApiObject | None, custom: ApiObject | None) -> 
     for field in ("containers", "initContainers"):
         containers = []
         for container in base.get(field) or ():
-            for over in custom.get(field) or ():
-                if over["name"] == container["name"]:
-                    container = apitypes.overlay(container, over, schema.CONTAINER)
-            containers.append(container)
+            layers = [over for over in custom.get(field) or () if over["name"] == container["name"]]
+            containers.append(reduce(_overlay_container, layers, container))
         if containers or field == "containers":
             merged[field] = containers
         else:

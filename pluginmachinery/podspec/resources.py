@@ -127,14 +127,14 @@ class Platform(msgspec.Struct, frozen=True):
         """
         names = own.names
         for name in (CPU, MEMORY):
-            self._adjust(own, name, assign)
+            self._adjust(own, name, assign=assign)
         for name in sorted(names & self.accelerators):
-            self._adjust(own, name, assign)
+            self._adjust(own, name, assign=assign)
         if EPHEMERAL_STORAGE in names:
-            self._adjust(own, EPHEMERAL_STORAGE, assign)
+            self._adjust(own, EPHEMERAL_STORAGE, assign=assign)
         return own
 
-    def _adjust(self, own: Requirements, name: str, assign: bool) -> None:
+    def _adjust(self, own: Requirements, name: str, *, assign: bool) -> None:
         request, limit = own.requests.get(name, "0"), own.limits.get(name, "0")
         if assign:
             if not _value(request):

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
+
 from propfan._speedups import apitypes, structs
 from propfan.pluginmachinery.config import ApiObject
 from propfan.pluginmachinery.errors import BadTaskSpecificationError
@@ -16,6 +17,7 @@ from propfan.pluginmachinery.podspec.plan import Plans
 
 if TYPE_CHECKING:
     from flyteidl2.core.tasks_pb2 import TaskTemplate
+
     from propfan.pluginmachinery.contexts import TaskExecutionMetadata
     from propfan.pluginmachinery.podspec.build import BuiltPod, PodSpecBuilder, PodTask
 
@@ -92,23 +94,19 @@ def _first_sidecar(template: TaskTemplate) -> BuiltPod:
     """Sidecar tasks of version 0: ``custom`` holds the pod spec among other things."""
     shown = podspec.text_of(template.custom)
     try:
-        if not template.HasField("custom"):
-            raise apitypes.MismatchError("", "there is no custom message")
-        job = apitypes.decode(structs.to_value(template.custom.SerializeToString()), _SIDECAR_JOB)
+        job = apitypes.decode(_custom(template), _SIDECAR_JOB)
     except (structs.StructError, apitypes.MismatchError) as error:
         raise BadTaskSpecificationError(f"invalid TaskSpecification [{shown}], Err: [{error}]") from None
     if "podSpec" not in job:
         raise BadTaskSpecificationError(f"invalid TaskSpecification, nil PodSpec [{shown}]")
-    metadata = {kind: job[kind] for kind in ("annotations", "labels") if kind in job}
+    metadata: dict[str, Any] = {kind: job[kind] for kind in ("annotations", "labels") if kind in job}
     return podspec.BuiltPod(job["podSpec"], metadata, job.get("primaryContainerName", ""))
 
 
 def _second_sidecar(template: TaskTemplate) -> BuiltPod:
     """Sidecar tasks of version 1: ``custom`` is the pod spec."""
     try:
-        if not template.HasField("custom"):
-            raise apitypes.MismatchError("", "there is no custom message")
-        spec = podspec.decode_pod_spec(template.custom)
+        spec = apitypes.decode(_custom(template), schema.POD_SPEC)
     except (structs.StructError, apitypes.MismatchError) as error:
         shown = podspec.text_of(template.custom)
         raise BadTaskSpecificationError(f"Unable to unmarshal task custom [{shown}], Err: [{error}]") from None
@@ -119,6 +117,12 @@ def _second_sidecar(template: TaskTemplate) -> BuiltPod:
         )
     metadata = podspec.metadata_of(template.k8s_pod) if template.WhichOneof("target") == "k8s_pod" else {}
     return podspec.BuiltPod(spec, metadata, podspec.primary_from_config(template))
+
+
+def _custom(template: TaskTemplate) -> dict[str, Any]:
+    if not template.HasField("custom"):
+        raise apitypes.MismatchError("custom", "is missing")
+    return structs.to_value(template.custom.SerializeToString())
 
 
 def _probe_debugger(containers: Sequence[ApiObject], primary: str) -> Sequence[ApiObject]:

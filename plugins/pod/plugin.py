@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from datetime import datetime
 
+from propfan.pluginmachinery import podphase
 from propfan.pluginmachinery.config import DEFAULT_STORAGE, K8sConfig, StorageConfig
-from propfan.pluginmachinery.contexts import PodTemplateStore, TaskContext, TaskExecutionMetadata
-from propfan.pluginmachinery.kubernetes_plugin import POD, ObjectMeta, Properties, RenderedObject
+from propfan.pluginmachinery.contexts import PluginContext, PodTemplateStore, TaskContext, TaskExecutionMetadata
+from propfan.pluginmachinery.kubernetes_plugin import POD, ObjectMeta, ObservedObject, Properties, RenderedObject
 from propfan.pluginmachinery.loglinks import LogsConfig
-from propfan.pluginmachinery.podspec.build import PodSpecBuilder, PodTask
-from propfan.pluginmachinery.podspec.plan import Plans
+from propfan.pluginmachinery.phases import PhaseInfo
+from propfan.pluginmachinery.podspec.build import PodSpecBuilder
 from propfan.plugins.pod import build
 
 
@@ -37,6 +39,7 @@ class PodPlugin:
             k8s, pod_templates, storage=storage, logger_level=logger_level, process_env=process_env
         )
         self._plans = build.plans(self._builder)
+        self._phases = podphase.PodPhases(k8s, logs)
 
     def get_properties(self) -> Properties:
         return Properties()
@@ -46,3 +49,15 @@ class PodPlugin:
 
     async def build_resource(self, ctx: TaskContext) -> RenderedObject:
         return await self._plans.build(ctx)
+
+    async def get_task_phase(self, ctx: PluginContext, resource: ObservedObject) -> PhaseInfo:
+        """Raises ``DecodeError`` for an object that is no pod."""
+        return self._phases.phase_of_task(ctx, resource)
+
+    def is_terminal(self, resource: ObservedObject) -> bool:
+        """Whether all containers have ended. Raises ``DecodeError``."""
+        return podphase.is_terminal(self._phases.decode(resource))
+
+    def get_completion_time(self, resource: ObservedObject) -> datetime | None:
+        """When the last container ended, as far as it is known. Raises ``DecodeError``."""
+        return podphase.completion_time(self._phases.decode(resource))
