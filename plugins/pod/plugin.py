@@ -33,8 +33,6 @@ class PodPlugin:
         logger_level: int = 3,
         process_env: Mapping[str, str] | None = None,
     ) -> None:
-        self._k8s = k8s
-        self._logs = logs
         self._builder = PodSpecBuilder(
             k8s, pod_templates, storage=storage, logger_level=logger_level, process_env=process_env
         )

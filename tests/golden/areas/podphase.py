@@ -6,26 +6,25 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
-from propfan.pluginmachinery import podphase
 from propfan.pluginmachinery.config import K8sConfig, decode_config
 from propfan.pluginmachinery.kubernetes_plugin import POD
 from propfan.pluginmachinery.loglinks import LogsConfig
 from propfan.pluginmachinery.phases import ContainerContext, LogContext, PhaseInfo, PodLogContext, TaskInfo
+from propfan.plugins.pod import PodPlugin
 from tests.golden import inputs
 from tests.golden.areas.tasklog import log_outputs
 
 
 def run(case: Mapping[str, Any]) -> dict[str, Any]:
-    phases = podphase.PodPhases(
+    plugin = PodPlugin(
         decode_config(K8sConfig, inputs.section(case, "k8s"), "plugins.k8s"),
         decode_config(LogsConfig, inputs.section(case, "logs"), "plugins.logs"),
     )
     resource = inputs.observed(POD, case["resource"])
-    pod = phases.decode(resource)
     return {
-        "phase_info": phase_info_output(phases.phase_of_task(inputs.Context(case), resource)),
-        "is_terminal": podphase.is_terminal(pod),
-        "completion_time": inputs.time_text(podphase.completion_time(pod)),
+        "phase_info": phase_info_output(inputs.finish(plugin.get_task_phase(inputs.Context(case), resource))),
+        "is_terminal": plugin.is_terminal(resource),
+        "completion_time": inputs.time_text(plugin.get_completion_time(resource)),
     }
 
 
