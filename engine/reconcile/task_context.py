@@ -110,9 +110,14 @@ class RoundContext:
     def paths(self) -> IOPaths:
         return self._values.paths
 
-    @property
+    @cached_property
     def inputs(self) -> readers.RemoteInputReader:
-        return readers.RemoteInputReader(self._ports.store, self.paths.input, limit_bytes=self._ports.max_payload_bytes)
+        return readers.RemoteInputReader(
+            self._ports.store,
+            self.paths.input,
+            expected=bool(self.template.interface.inputs.variables),
+            limit_bytes=self._ports.max_payload_bytes,
+        )
 
     @property
     def outputs(self) -> readers.RemoteOutputReader:

@@ -1,4 +1,4 @@
-"""Runs tasks as Pods: task types ``container``, ``python``, ``raw-container`` and ``sidecar``, and unknown ones."""
+"""Runs ``container``, ``python``, ``python-task`` (Flyte 1), ``raw-container`` and ``sidecar`` tasks, each as one Pod."""
 
 from __future__ import annotations
 
@@ -15,8 +15,7 @@ def _load(setup: SetupContext) -> PodPlugin:
 
 entry = KubernetesPluginEntry(
     id="pod",
-    task_types=("container", "python", "raw-container", "sidecar"),
+    task_types=("container", "python", "python-task", "raw-container", "sidecar"),
     watched=POD,
     load=_load,
-    is_default=True,
 )

@@ -12,7 +12,7 @@ from propfan.pluginmachinery.kubernetes_plugin import POD, ObjectMeta, ObservedO
 from propfan.pluginmachinery.loglinks import LogsConfig
 from propfan.pluginmachinery.phases import PhaseInfo
 from propfan.pluginmachinery.podspec.build import PodSpecBuilder
-from propfan.plugins.pod import build
+from propfan.plugins.pod import build, exit_codes
 
 
 class PodPlugin:
@@ -50,7 +50,8 @@ class PodPlugin:
 
     async def get_task_phase(self, ctx: PluginContext, resource: ObservedObject) -> PhaseInfo:
         """Raises ``DecodeError`` for an object that is no pod."""
-        return self._phases.phase_of_task(ctx, resource)
+        info = self._phases.phase_of_task(ctx, resource)
+        return exit_codes.charge(info, self._phases.decode(resource)) if info.phase.is_failure else info
 
     def is_terminal(self, resource: ObservedObject) -> bool:
         """Whether all containers have ended. Raises ``DecodeError``."""
