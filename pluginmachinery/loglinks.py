@@ -18,7 +18,7 @@ from urllib.parse import quote_plus
 import msgspec
 
 from propfan._speedups import links
-from propfan.pluginmachinery.contexts import TaskExecutionId
+from propfan.pluginmachinery.contexts import TaskContext, TaskExecutionId
 from propfan.pluginmachinery.names import dns1123_subdomain
 from propfan.pluginmachinery.phases import LinkType, MessageFormat, TaskLog
 
@@ -171,7 +171,7 @@ class _Link(msgspec.Struct, frozen=True):
 
 
 class LogLinks:
-    """The links of one configuration. Plans are kept for the tasks used last."""
+    """The links of one configuration. Plans are kept for the latest tasks."""
 
     _PLANS_KEPT: Final = 1024
 
@@ -193,14 +193,12 @@ class LogLinks:
                 found += _dynamic_links(entry, config, only_with_debugger=entry.name not in requested)
         return LinkPlan(found)
 
-    def plan_for(
-        self, template_bytes: bytes, template: tasks_pb2.TaskTemplate, *, uses_config: bool = True
-    ) -> LinkPlan:
-        """As ``plan``, made once for each serialised template."""
-        key = (template_bytes, uses_config)
+    def plan_for(self, ctx: TaskContext, *, uses_config: bool = True) -> LinkPlan:
+        """As ``plan`` for the context's task; made once for each serialised template."""
+        key = (ctx.template_bytes, uses_config)
         plan = self._plans.get(key)
         if plan is None:
-            plan = self.plan(template, uses_config=uses_config)
+            plan = self.plan(ctx.template, uses_config=uses_config)
             if len(self._plans) >= self._PLANS_KEPT:
                 del self._plans[next(iter(self._plans))]
             self._plans[key] = plan

@@ -66,6 +66,16 @@ def decode_pod(raw: bytes, what: str, *, environment: bool = False) -> ObservedP
         raise DecodeError(what, str(problem)) from problem
 
 
+def compact(resource: ObservedObject) -> ObservedObject:
+    """The same pod without what its phase and links do not depend on, for keeping many.
+
+    Raises:
+        DecodeError: it is no pod.
+    """
+    pod = decode_pod(resource.raw, str(resource), environment=True)
+    return msgspec.structs.replace(resource, raw=pods.encode(pod))
+
+
 def primary_container_name(pod: ObservedPod) -> str:
     """The container that stands for the task: named by annotation, or like the pod, else the first, else ``""``."""
     return podphase.primary_container_name(pod)
@@ -115,16 +125,12 @@ class PodPhases:
             DecodeError: the object is no pod.
         """
         return self.phase(
-            self.decode(resource),
-            self._links.plan_for(ctx.template_bytes, ctx.template),
-            ctx.metadata.task_execution_id,
-            ctx.now,
-            ctx.plugin_state,
+            self.decode(resource), self.plan(ctx), ctx.metadata.task_execution_id, ctx.now, ctx.plugin_state
         )
 
     def plan(self, ctx: TaskContext) -> LinkPlan:
         """The log links of a task's pod."""
-        return self._links.plan_for(ctx.template_bytes, ctx.template)
+        return self._links.plan_for(ctx)
 
     def phase(
         self,

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import base64
 import zlib
+from types import SimpleNamespace
 from typing import Any
 from urllib.parse import unquote_plus
 
@@ -25,6 +26,7 @@ from propfan.pluginmachinery.loglinks import (
     DEFAULT_AZURE_QUERY,
     NO_LOGS,
     AzureLinkTemplate,
+    LinkPlan,
     LinkTemplate,
     LogInput,
     LogLinks,
@@ -244,14 +246,19 @@ def test_plan_without_config_keeps_only_declared_links() -> None:
     assert [log.uri for log in LogLinks(config).plan(task).render(LogInput())] == ["u", "v"]
 
 
-def test_plan_is_made_once_for_each_template() -> None:
+def test_plan_is_made_once_for_each_template_and_forgotten_in_time() -> None:
     made = LogLinks(LogsConfig())
-    task = tasks_pb2.TaskTemplate()
-    first = made.plan_for(b"1", task)
-    assert made.plan_for(b"1", task) is first
+
+    def plan(template_bytes: bytes, *, uses_config: bool = True) -> LinkPlan:
+        ctx: Any = SimpleNamespace(template_bytes=template_bytes, template=tasks_pb2.TaskTemplate())
+        return made.plan_for(ctx, uses_config=uses_config)
+
+    first = plan(b"first")
+    assert plan(b"first") is first
+    assert plan(b"first", uses_config=False) is not first
     for number in range(2000):
-        made.plan_for(str(number + 2).encode(), task)
-    assert made.plan_for(b"1", task) is not first
+        plan(str(number).encode())
+    assert plan(b"first") is not first
 
 
 def test_config_is_read_by_the_keys_of_deployments() -> None:

@@ -431,6 +431,16 @@ def test_what_is_no_pod_is_refused_by_name() -> None:
         podphase.PodPhases().decode(resource)
 
 
+@given(pod=pods)
+def test_compact_pod_gives_the_same_verdict_and_times(pod: dict[str, Any]) -> None:
+    logs = LogsConfig(dynamic_log_links={"vscode": LinkTemplate(template_uris=("{{ .containerID }}",))})
+    phases = podphase.PodPhases(logs=logs)
+    whole = ObservedObject(POD, ObjectMeta(name="p"), json.dumps(pod).encode())
+    compact = podphase.compact(whole)
+    assert phases.decode(compact) == phases.decode(whole)
+    assert compact.metadata is whole.metadata
+
+
 def context(pod: dict[str, Any] | None) -> Any:
     async def get_pod(name: str) -> bytes | None:
         return json.dumps(pod).encode() if pod is not None and name == "p" else None
