@@ -40,6 +40,7 @@ class CorePlugin(Protocol):
 
         Raises:
             BadTaskSpecificationError: the template can not be run; the task fails for good.
+            TransientError, StorageError: something outside is down; the round is tried again, free of charge.
             TaskError, any other exception: counted against the engine's own retries.
         """
         ...

@@ -9,7 +9,7 @@ import msgspec
 
 from propfan.pluginmachinery import phases
 from propfan.pluginmachinery.contexts import PluginContext, TaskContext, TaskExecutionMetadata
-from propfan.pluginmachinery.errors import TransientError
+from propfan.pluginmachinery.errors import DecodeError
 from propfan.pluginmachinery.kubernetes_plugin import Kind, ObservedObject, Properties
 from propfan.pluginmachinery.phases import PhaseInfo
 from propfan.pluginmachinery.podspec import build as podspec
@@ -85,7 +85,7 @@ def _status(resource: ObservedObject) -> Status:
     try:
         return msgspec.json.decode(resource.raw, type=Job).status
     except msgspec.ValidationError as error:
-        raise TransientError("", f"{resource} can not be read: {error}") from error
+        raise DecodeError(str(resource), str(error)) from error
 
 
 entry = KubernetesPluginEntry(id="batch-job", task_types=("batch-job",), watched=JOB, load=BatchJobPlugin)

@@ -19,7 +19,7 @@ from flyteidl2.core import literals_pb2, tasks_pb2
 from propfan.pluginmachinery import entries
 from propfan.pluginmachinery.contexts import CoreContext
 from propfan.pluginmachinery.core_plugin import CorePlugin
-from propfan.pluginmachinery.errors import PropfanError, TaskError
+from propfan.pluginmachinery.errors import DecodeError, PropfanError, TaskError
 from propfan.pluginmachinery.phases import Phase, PhaseInfo, Transition
 from propfan.pluginmachinery.registry import CorePluginEntry, LoadedCorePlugin, SetupContext
 from propfan.pluginmachinery.testing.fakes import FakeTaskContext, setup_context
@@ -164,12 +164,12 @@ class CorePluginContract:
     @pytest.mark.parametrize(
         ("version", "state"), [(0, b"\x00"), (1, b""), (1, b"{}"), (1, b"\xff\xfe"), (255, b"garbage")]
     )
-    async def test_unreadable_state_raises_nothing_but_task_errors(
+    async def test_unreadable_state_raises_only_task_and_decode_errors(
         self, plugin: CorePlugin, story: Story, version: int, state: bytes
     ) -> None:
         ctx = FakeTaskContext(story.template, inputs=story.inputs)
         ctx.state_version, ctx.state = version, state
         try:
             await self._handle(plugin, ctx)
-        except TaskError:
+        except (TaskError, DecodeError):
             return

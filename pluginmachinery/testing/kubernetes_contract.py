@@ -27,7 +27,7 @@ import pytest
 from flyteidl2.core import tasks_pb2
 
 from propfan.pluginmachinery import entries, objects
-from propfan.pluginmachinery.errors import PropfanError, TaskError
+from propfan.pluginmachinery.errors import DecodeError, PropfanError, TaskError
 from propfan.pluginmachinery.kubernetes_plugin import (
     AbortBehavior,
     AbortOverride,
@@ -267,7 +267,7 @@ class KubernetesPluginContract:
             assert plugin.is_terminal(resource) is False
 
     @pytest.mark.anyio
-    async def test_garbage_in_the_status_raises_nothing_but_task_errors(
+    async def test_garbage_in_the_status_raises_only_task_and_decode_errors(
         self, plugin: KubernetesPlugin, sample: StatusSample
     ) -> None:
         resource = await self._observed(plugin, sample)
@@ -305,14 +305,14 @@ async def _problem_with(plugin: KubernetesPlugin, ctx: FakeTaskContext, resource
     problems: tuple[str, ...] = ()
     try:
         problems = problems_of_verdict(await plugin.get_task_phase(ctx, resource), ctx.now)
-    except TaskError:
+    except (TaskError, DecodeError):
         pass
     except Exception as error:  # noqa: BLE001 - that there is none is the claim
         return f"get_task_phase raised {error!r}"
     for name, method in (("is_terminal", plugin.is_terminal), ("get_completion_time", plugin.get_completion_time)):
         try:
             method(resource)
-        except TaskError:
+        except (TaskError, DecodeError):
             pass
         except Exception as error:  # noqa: BLE001 - as above
             return f"{name} raised {error!r}"

@@ -134,7 +134,7 @@ async def stop_once(self: Any, ctx: Any) -> None:
         ("abort_and_finalize_succeed_at_any_time_and_again", {"finalize": stop_once}),
         ("template_is_not_changed", {"handle": change_template}),
         ("round_fails_properly_when_everything_outside_is_down", {"handle": crash_without_inputs}),
-        ("unreadable_state_raises_nothing_but_task_errors", {"handle": crash}),
+        ("unreadable_state_raises_only_task_and_decode_errors", {"handle": crash}),
     ],
 )
 async def test_fault_is_found(claim: str, members: Mapping[str, Any]) -> None:
