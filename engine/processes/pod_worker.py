@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Final
 
 import anyio
 import anyio.abc
@@ -27,6 +28,11 @@ logger = structlog.get_logger(__name__)
 DEADLINE_EXCEEDED = Verdict("DeadlineExceeded", "Pod was active on the node longer than the specified deadline")
 NODE_SHUTDOWN = Verdict("Terminated", "Pod was terminated in response to imminent node shutdown.")
 """As a kubelet says it when its node is shut down; the phase mapping blames the system, not the task."""
+
+
+CREATE_RETRY_S: Final = 1.0
+MAX_CREATE_RETRY_S: Final = 30.0
+"""Pauses after a container could not be created, seconds: from the one to the other, doubling."""
 
 
 class BackOff(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -271,7 +277,7 @@ class PodWorker:
     ) -> ContainerProcess | None:
         """The process of this restart: found, or started. ``None`` when it is enough before it could be."""
         directory = self._dir / "launches" / container.name / str(restart)
-        delay_s = 1.0
+        delay_s = CREATE_RETRY_S
         while not enough.is_set():
             try:
                 if (process := find(directory) or self._lost(container, restart, directory)) is not None:
@@ -286,7 +292,7 @@ class PodWorker:
             self._changed.set()
             with anyio.move_on_after(delay_s):
                 await enough.wait()
-            delay_s = min(delay_s * 2, 30.0)
+            delay_s = min(delay_s * 2, MAX_CREATE_RETRY_S)
         return find(directory)
 
     def _lost(self, container: Container, restart: int, directory: Path) -> ContainerProcess | None:
@@ -417,7 +423,9 @@ class PodWorker:
         while not self._over:
             await self._changed.wait()
             self._changed = anyio.Event()
-            await self._write_status()
+            # A verdict is told together with what it did, or its victims would seem to have failed by themselves.
+            if self._verdict is None or self._over:
+                await self._write_status()
 
     async def _write_status(self) -> None:
         delay_s = 0.05

@@ -170,12 +170,20 @@ def _read(path: Path, model: type[Record]) -> Record | None:
 
 
 def _kill_marked(launch: str) -> None:
-    """Kills what is left of a launch whose supervisor was killed: all processes that carry its marker."""
+    """Kills what is left of a launch whose supervisor was killed: all processes that carry its marker.
+
+    A process is without an environment for a moment while it executes a program, so nobody is
+    believed to be gone before several looks have found nobody.
+    """
     marker = f"{LAUNCH_MARKER}={launch}".encode()
-    while found := [pid for pid in supervisor.all_pids() if _carries(pid, marker)]:
-        for pid in found:
-            with suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
+    looks = 0
+    while looks < 3:
+        looks += 1
+        for pid in supervisor.all_pids():
+            if _carries(pid, marker):
+                looks = 0
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
         time.sleep(0.01)
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import enum
 import fcntl
-import sys
+import os
+import platform
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from datetime import UTC, datetime
@@ -66,7 +67,8 @@ class ProcessRuntime:
     """Runs the pods of a cluster on this machine. Enter it to start it, in the task that will leave it.
 
     Places pods without a node on ``node_name`` and runs those that are placed there; other nodes'
-    pods are none of its business. Linux only.
+    pods are none of its business. Node selectors, affinity and tolerations are not looked at: there
+    is one node. Linux 5.4 or newer only.
 
     Args:
         data_dir: Logs, scratch directories and launch records; one runtime at a time may use it.
@@ -77,7 +79,7 @@ class ProcessRuntime:
         now: The wall clock, in UTC.
 
     Raises:
-        ConfigError: on entering; the directory is in use, the platform is not Linux, a capacity is no quantity.
+        ConfigError: on entering; the directory is in use, the system has no pidfds, a capacity is no quantity.
     """
 
     def __init__(
@@ -110,6 +112,7 @@ class ProcessRuntime:
         """Why a pod is not placed, as its status says it."""
         self._wake = anyio.Event()
         self._idle = anyio.Event()
+        self._leaving = anyio.Event()
         self._is_stopping = False
 
     async def __aenter__(self) -> Self:
@@ -125,13 +128,23 @@ class ProcessRuntime:
 
     @asynccontextmanager
     async def _running(self) -> AsyncIterator[None]:
-        if sys.platform != "linux":
-            raise ConfigError("", f"the process runtime needs Linux, this is {sys.platform}")
+        _require_pidfd()
         for folder in ("pods", "logs"):
             (self._data_dir / folder).mkdir(parents=True, exist_ok=True, mode=0o700)
         self._scheduler = Scheduler(self._capacity.in_nanos(self._data_dir))
         with _locked(self._data_dir / "lock"):
+            async with anyio.create_task_group() as tasks:
+                await tasks.start(self._serve)
+                try:
+                    yield
+                finally:
+                    self._leaving.set()
+
+    async def _serve(self, *, task_status: anyio.abc.TaskStatus[None]) -> None:
+        """All that runs. Once started it heeds no cancellation from outside: it is told to leave, and tidies up."""
+        with anyio.CancelScope() as scope:
             async with open_nursery(self._data_dir) as nursery, anyio.create_task_group() as tasks:
+                self._tasks = tasks
                 self._node = Node(
                     self._cluster,
                     nursery,
@@ -141,16 +154,14 @@ class ProcessRuntime:
                     self._scheduler.allocatable,
                     self._now,
                 )
-                self._tasks = tasks
                 await tasks.start(self._follow)
                 tasks.start_soon(self._schedule)
-                try:
-                    yield
-                finally:
-                    with anyio.CancelScope(shield=True):
-                        if self._on_exit is OnExit.STOP:
-                            await self._stop_all()
-                    tasks.cancel_scope.cancel()
+                scope.shield = True
+                task_status.started()
+                await self._leaving.wait()
+                if self._on_exit is OnExit.STOP:
+                    await self._stop_all()
+                tasks.cancel_scope.cancel()
 
     async def _stop_all(self) -> None:
         self._is_stopping = True
@@ -367,6 +378,15 @@ class ProcessRuntime:
             await self._cluster.create(EVENT, msgspec.json.encode(event))
         except ApiError as error:
             logger.warning("event not written", pod=pod.key, error=str(error))
+
+
+def _require_pidfd() -> None:
+    try:
+        os.close(os.pidfd_open(os.getpid()))
+    except (AttributeError, OSError) as error:
+        raise ConfigError(
+            "", f"the process runtime needs Linux 5.4 with pidfds, this is {platform.platform()}"
+        ) from error
 
 
 @contextmanager

@@ -48,6 +48,9 @@ MEMORY_INTERVAL_S = (0.05, 2.0)
 
 _SIGNALS = (signal.SIGCHLD, signal.SIGTERM, signal.SIGUSR1)
 _IGNORED = (signal.SIGHUP, signal.SIGINT, signal.SIGPIPE)
+_KERNEL_LISTS_CHILDREN = os.path.exists(f"/proc/self/task/{os.getpid()}/children")
+"""A kernel without CONFIG_PROC_CHILDREN does not; then all processes are looked through."""
+
 _PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -97,6 +100,8 @@ def all_pids() -> list[int]:
 
 
 def children_of(pid: int) -> list[int]:
+    if not _KERNEL_LISTS_CHILDREN:
+        return [other for other in all_pids() if _parent_of(other) == pid]
     found: list[int] = []
     try:
         for thread in os.listdir(f"/proc/{pid}/task"):
@@ -105,6 +110,14 @@ def children_of(pid: int) -> list[int]:
     except OSError:
         pass  # it ended while we looked
     return found
+
+
+def _parent_of(pid: int) -> int:
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            return int(file.read().rpartition(b")")[2].split()[1])
+    except OSError:
+        return 0
 
 
 def resident_bytes(limit_bytes: int) -> int:

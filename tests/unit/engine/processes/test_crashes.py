@@ -221,6 +221,30 @@ async def test_stopping_ends_all_pods_as_a_node_shutdown(tmp_path: Path) -> None
     assert not start_ticks(record.pid)
 
 
+async def test_a_cancelled_runtime_stops_all_pods(tmp_path: Path) -> None:
+    async with EmbeddedCluster.open() as cluster:
+        with anyio.CancelScope() as scope:
+            async with ProcessRuntime(cluster, data_dir=tmp_path / "processes", capacity=AMPLE):
+                await cluster.create(POD, pod("p", shell("exec sleep 1000")))
+                await until(cluster, "p", is_running)
+                record = record_of(tmp_path / "processes", uid_of(tmp_path))
+                scope.cancel()
+                await anyio.sleep_forever()
+        assert json.loads((await cluster.get(POD, NAMESPACE, "p")).raw)["status"]["reason"] == "Terminated"
+    assert not start_ticks(record.pid)
+
+
+async def test_stopping_does_not_tell_of_the_killed_as_if_they_had_failed(tmp_path: Path) -> None:
+    sidecar = shell("trap 'exit 0' TERM; while :; do sleep 0.01; done", "side", restartPolicy="Always")
+    async with EmbeddedCluster.open() as cluster:
+        async with ProcessRuntime(cluster, data_dir=tmp_path / "processes", capacity=AMPLE):
+            await cluster.create(POD, pod("p", shell("exec sleep 1000"), initContainers=[sidecar]))
+            version = (await until(cluster, "p", is_running))["metadata"]["resourceVersion"]
+        async with cluster.watch(POD, resource_version=version) as batches:
+            events = await anext(batches)
+    assert [json.loads(e.object.raw)["status"]["phase"] for e in events] == ["Failed"]
+
+
 async def test_detaching_leaves_pods_to_the_next_runtime(tmp_path: Path) -> None:
     go, runs = fifo(tmp_path, "go"), tmp_path / "runs"
 

@@ -16,6 +16,7 @@ from propfan.engine.cluster import POD, Kind, ObjectList, ObservedObject, WatchE
 from propfan.engine.embedded import EmbeddedCluster
 from propfan.engine.processes import ProcessRuntime, pod_worker, runtime
 from propfan.engine.processes.pod_worker import PodWorker
+from propfan.engine.processes.supervisor import start_ticks
 from propfan.pluginmachinery.errors import ConflictError, ExpiredError, UnavailableError
 from tests.unit.engine.processes.machine import (
     AMPLE,
@@ -24,6 +25,7 @@ from tests.unit.engine.processes.machine import (
     is_gone,
     is_running,
     pod,
+    record_of,
     shell,
     terminated,
     until,
@@ -132,6 +134,22 @@ async def test_failing_calls_only_delay(tmp_path: Path) -> None:
         await cluster.delete(POD, NAMESPACE, "deleted")
         await until(cluster, "deleted", is_gone)
     assert runs.read_text() == "run\n" * 5
+
+
+async def test_a_cluster_that_is_gone_does_not_keep_a_runtime_from_stopping(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def fail(*_: object, **__: object) -> None:
+        raise UnavailableError("Pod", "gone")
+
+    monkeypatch.setattr(runtime, "LAST_WORDS_S", 0.1)
+    async with EmbeddedCluster.open() as cluster:
+        async with ProcessRuntime(cluster, data_dir=tmp_path / "p", capacity=AMPLE, stop_grace_s=0.1):
+            uid = (await cluster.create(POD, pod("p", shell("exec sleep 1000")))).metadata.uid
+            await until(cluster, "p", is_running)
+            record = record_of(tmp_path / "p", uid)
+            monkeypatch.setattr(cluster, "patch", fail)
+        assert not start_ticks(record.pid)
 
 
 async def test_a_pod_of_the_same_name_is_another_pod(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,8 @@ import anyio
 import pytest
 
 from propfan.engine.cluster import EVENT, POD
-from propfan.engine.processes import BackOff, Capacity
+from propfan.engine.processes import BackOff, Capacity, pod_worker
+from propfan.engine.processes.environment import SECRET
 from propfan.engine.processes.supervisor import start_ticks
 from tests.unit.engine.processes.machine import (
     NAMESPACE,
@@ -312,6 +314,58 @@ async def test_what_can_not_be_done_is_refused_and_nothing_runs(
         await m.cluster.delete(POD, NAMESPACE, "no")
         await m.until("no", is_gone)
         assert not note.exists()
+
+
+async def test_a_missing_secret_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pod_worker, "CREATE_RETRY_S", 0.01)
+    wants = [{"name": "TOKEN", "valueFrom": {"secretKeyRef": {"name": "s", "key": "token"}}}]
+    secret = {"metadata": {"namespace": NAMESPACE, "name": "s"}, "data": {"token": "aGlkZGVu"}}
+    async with machine(tmp_path) as m:
+        await m.create("p", shell("echo $TOKEN $HOSTNAME", env=wants))
+        found = await m.until("p", waits_because_of("CreateContainerConfigError"))
+        assert found["status"]["containerStatuses"][0]["state"]["waiting"]["message"] == 'secret "s" not found'
+        await m.cluster.create(SECRET, json.dumps({"apiVersion": "v1", "kind": "Secret", **secret}).encode())
+        assert (await m.until("p", has_ended))["status"]["phase"] == "Succeeded"
+        assert m.log("p") == "hidden p\n"
+
+
+async def test_containers_share_a_scratch_directory_that_is_theirs_alone(tmp_path: Path) -> None:
+    async with machine(tmp_path) as m:
+        init = [shell("echo shared > note", "first")]
+        found = await m.run("p", shell("cat note; pwd; exit 1"), initContainers=init)
+        uid = found["metadata"]["uid"]
+        assert m.log("p") == f"shared\n{m.data_dir}/pods/{uid}/work\n"
+
+
+async def test_a_working_directory_of_the_machine_is_used(tmp_path: Path) -> None:
+    async with machine(tmp_path) as m:
+        await m.run("p", shell("pwd", workingDir=str(tmp_path)))
+        assert m.log("p") == f"{tmp_path}\n"
+
+
+async def test_shared_memory_is_the_machine_s(tmp_path: Path) -> None:
+    async with machine(tmp_path) as m:
+        found = await m.run(
+            "p",
+            shell("test -d /dev/shm", volumeMounts=[{"name": "v", "mountPath": "/dev/shm"}]),
+            volumes=[{"name": "v", "emptyDir": {"medium": "Memory"}}, {"name": "unused", "hostPath": {"path": "/"}}],
+        )
+        assert found["status"]["phase"] == "Succeeded"
+
+
+async def test_the_engine_s_own_programs_are_found_and_its_variables_are_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ENGINE_TOKEN", "hidden")
+    async with machine(tmp_path) as m:
+        await m.run(
+            "p",
+            {"name": "main", "command": ["python", "-c"], "args": ["import os, sys; print(sys.prefix, *os.environ)"]},
+        )
+        prefix, *names = m.log("p").split()
+        assert prefix == sys.prefix
+        assert "ENGINE_TOKEN" not in names
+        assert {"HOSTNAME", "PATH"} <= set(names)
 
 
 async def test_a_pod_that_no_api_server_would_admit_fails(tmp_path: Path) -> None:
