@@ -4,21 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import datetime
-from typing import Any, Final
-
-import msgspec
+from typing import Any
 
 from propfan.pluginmachinery.config import K8sConfig, decode_config
 from propfan.pluginmachinery.kubernetes_plugin import POD
 from propfan.pluginmachinery.loglinks import LogsConfig
 from propfan.pluginmachinery.phases import ContainerContext, LogContext, PhaseInfo, PodLogContext, TaskInfo
-from propfan.pluginmachinery.podphase import PodPhases
 from propfan.plugins.pod import PodPlugin
-from tests.golden import comparison, inputs
+from tests.golden import inputs
 from tests.golden.areas.tasklog import log_outputs
-
-OWN_EXIT_CODE: Final = "a program's own exit code is the user's failure"
-
 
 def run(case: Mapping[str, Any]) -> dict[str, Any]:
     k8s, logs = _configuration(case)
@@ -29,26 +23,6 @@ def run(case: Mapping[str, Any]) -> dict[str, Any]:
         "is_terminal": plugin.is_terminal(resource),
         "completion_time": inputs.time_text(plugin.get_completion_time(resource)),
     }
-
-
-def compare(
-    case_input: Mapping[str, Any], expected: Mapping[str, Any], actual: Mapping[str, Any]
-) -> list[comparison.Difference]:
-    """As ``comparison.compare``; the plugin may charge a failed pod to the user where the rules do not."""
-    found = comparison.compare(case_input, expected, actual)
-    if {d.path for d in found} - {".phase_info.error.code", ".phase_info.error.kind"} or not found:
-        return found
-    shared = phase_info_output(
-        PodPhases(*_configuration(case_input)).phase_of_task(
-            inputs.Context(case_input), inputs.observed(POD, case_input["resource"])
-        )
-    )
-    if (
-        comparison.compare(case_input, expected["phase_info"], shared)
-        or actual["phase_info"]["error"]["kind"] != "USER"
-    ):
-        return found
-    return [msgspec.structs.replace(d, cause=OWN_EXIT_CODE) for d in found]
 
 
 def _configuration(case: Mapping[str, Any]) -> tuple[K8sConfig, LogsConfig]:
