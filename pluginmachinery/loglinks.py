@@ -176,21 +176,21 @@ class LogLinks:
     _PLANS_KEPT: Final = 1024
 
     def __init__(self, config: LogsConfig) -> None:
-        self._static = tuple(_configured_links(config))
-        self._dynamic = _dynamic_templates(config)
+        self._sources = tuple(_sources(config))
         self._plans: dict[tuple[bytes, bool], LinkPlan] = {}
-        self.needs_environment = bool(self._dynamic)
+        self.needs_environment = any(isinstance(s, LinkTemplate) and s.name == DEBUGGER_LINK for s in self._sources)
         """Whether a pod's environment can make a difference."""
 
     def plan(self, template: tasks_pb2.TaskTemplate | None, *, uses_config: bool = True) -> LinkPlan:
         """Links of one task; without ``uses_config`` neither its link types nor its config are looked at."""
         found = list(_task_links(template.metadata.log_links)) if template is not None else []
-        found += self._static
         config = template.config if template is not None and uses_config else {}
         requested = set(config["link_type"].split(",")) if "link_type" in config else set()
-        for entry in self._dynamic:
-            if entry.name in requested or entry.name == DEBUGGER_LINK:
-                found += _dynamic_links(entry, config, only_with_debugger=entry.name not in requested)
+        for source in self._sources:
+            if isinstance(source, _Link):
+                found.append(source)
+            elif source.name in requested or source.name == DEBUGGER_LINK:
+                found += _dynamic_links(source, config, only_with_debugger=source.name not in requested)
         return LinkPlan(found)
 
     def plan_for(self, ctx: TaskContext, *, uses_config: bool = True) -> LinkPlan:
@@ -255,7 +255,8 @@ class LinkPlan:
         return tuple(rendered)
 
 
-def _configured_links(config: LogsConfig) -> Iterator[_Link]:
+def _sources(config: LogsConfig) -> Iterator[_Link | LinkTemplate]:
+    """Links that every task has, and templates of those that a task asks for, in the order of their links."""
     pod = "{{ .podName }}"
     json_link = (MessageFormat.JSON, False, False, LinkType.EXTERNAL, True)
     if config.kubernetes_enabled:
@@ -284,17 +285,12 @@ def _configured_links(config: LogsConfig) -> Iterator[_Link]:
     for entry in config.templates:
         for uri in entry.template_uris:
             yield _Link(_Style.STATIC, uri, entry.display_name, _details(entry))
-
-
-def _dynamic_templates(config: LogsConfig) -> tuple[LinkTemplate, ...]:
-    from_templates = [entry for entry in config.templates if entry.dynamic_template_uris]
-    named = [
-        msgspec.structs.replace(
+        if entry.dynamic_template_uris:
+            yield entry
+    for name, entry in sorted(config.dynamic_log_links.items()):
+        yield msgspec.structs.replace(
             entry, name=name, dynamic_template_uris=entry.template_uris, message_format=MessageFormat.JSON
         )
-        for name, entry in sorted(config.dynamic_log_links.items())
-    ]
-    return (*from_templates, *named)
 
 
 def _details(

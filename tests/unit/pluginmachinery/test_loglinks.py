@@ -227,6 +227,22 @@ def test_dynamic_link_takes_values_of_the_tasks_config(uri: str, filled: str) ->
     assert dynamic((uri,), config) == [filled]
 
 
+def test_dynamic_links_of_a_template_follow_its_static_ones() -> None:
+    entries = (
+        LinkTemplate("it", template_uris=("1",), dynamic_template_uris=("2",)),
+        LinkTemplate(template_uris=("3",)),
+    )
+    plan = LogLinks(msgspec.structs.replace(NO_LOGS, templates=entries)).plan(
+        tasks_pb2.TaskTemplate(config={"link_type": "it"})
+    )
+    assert [log.uri for log in plan.render(LogInput())] == ["1", "2", "3"]
+
+
+def test_environment_is_needed_only_for_debugger_links() -> None:
+    assert not LogLinks(LogsConfig(dynamic_log_links={"it": LinkTemplate()})).needs_environment
+    assert LogLinks(LogsConfig(dynamic_log_links={"vscode": LinkTemplate()})).needs_environment
+
+
 def test_config_keys_of_one_uri_serve_the_next() -> None:
     uris = ("{{ .taskConfig.port }}", "{{ .taskConfig.PORT }}")
     assert dynamic(uris, {"link_type": "it", "port": "80"}) == ["80", "80"]
