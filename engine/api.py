@@ -22,13 +22,13 @@ from propfan.engine.embedded import EmbeddedCluster
 from propfan.engine.garbage import GarbageCollector
 from propfan.engine.journal_sink import JournalSink
 from propfan.engine.pod_templates import WatchedPodTemplates
-from propfan.engine.processes import Capacity, OnExit, ProcessRuntime
+from propfan.engine.processes import OnExit, ProcessRuntime
 from propfan.engine.reconcile.live_task import LiveTask, TaskKey, decode
 from propfan.engine.reconcile.reconciler import Reconciler
 from propfan.engine.reconcile.rounds import Rounds
 from propfan.engine.reconcile.task_context import Ports
 from propfan.engine.secrets import FileEnvSecrets
-from propfan.engine.storage import ObjectStore, StorageConfig
+from propfan.engine.storage import ObjectStore
 from propfan.engine.submission import Submission, TaskStatus
 from propfan.engine.task_cache import StoreCache
 from propfan.engine.task_events import EventSink, TaskEvent
@@ -129,7 +129,7 @@ class Engine:
         config = self.config
         k8s = decode_config(K8sConfig, config.plugins.get("k8s"), "plugins.k8s")
         logs = decode_config(LogsConfig, config.plugins.get("logs"), "plugins.logs")
-        storage = decode_config(StorageConfig, config.storage, "storage").with_environment(os.environ)
+        storage = config.storage.with_environment(os.environ)
         self._store_root = _store_root(config)
         async with AsyncExitStack() as stack:
             cluster = self._given_cluster
@@ -165,7 +165,7 @@ class Engine:
                     ProcessRuntime(
                         cluster,
                         data_dir=config.data_dir / "processes",
-                        capacity=decode_config(Capacity, config.capacity, "capacity"),
+                        capacity=config.capacity,
                         on_exit=OnExit.DETACH if self._detach else OnExit.STOP,
                     )
                 )

@@ -9,6 +9,9 @@ from typing import Annotated, Any
 import msgspec
 from msgspec import Meta
 
+from propfan.engine.processes.scheduler import Capacity
+from propfan.engine.storage import StorageConfig
+
 Seconds = Annotated[float, Meta(gt=0)]
 
 
@@ -21,8 +24,7 @@ class EngineConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rena
         store: URI under which tasks leave their outputs; ``<data_dir>/store`` when empty.
         namespace: Of the tasks that are submitted without one.
         cluster_name: Told in events.
-        capacity: Resources that the process runtime hands out, as quantities; what is not named
-            is this machine's.
+        capacity: Resources that the process runtime hands out; what is not named is this machine's.
         max_system_failures: The engine's own retries over a task's life; the one after is fatal.
         workers: Rounds that may run at once.
         plugin_timeout_s: A round that takes longer is cancelled and counts as a system failure.
@@ -41,14 +43,14 @@ class EngineConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rena
         default_for_task_types: Task type to plugin id, where several plugins could serve it.
         default_plugin: Runs task types that no plugin serves; empty refuses them.
         plugins: The ``plugins`` section: ``k8s``, ``logs`` and the plugins' own.
-        storage: Access to object stores, see ``propfan.engine.storage``.
+        storage: Access to object stores.
     """
 
     data_dir: Path | None = None
     store: str = ""
     namespace: str = "default"
     cluster_name: str = "local"
-    capacity: Mapping[str, str] = {}
+    capacity: Capacity = Capacity()
     max_system_failures: Annotated[int, Meta(ge=0)] = 3
     workers: Annotated[int, Meta(ge=1)] = 256
     plugin_timeout_s: Seconds = 60.0
@@ -65,4 +67,4 @@ class EngineConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rena
     default_for_task_types: Mapping[str, str] = {}
     default_plugin: str = ""
     plugins: Mapping[str, Mapping[str, Any]] = {}
-    storage: Mapping[str, Any] = {}
+    storage: StorageConfig = StorageConfig()

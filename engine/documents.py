@@ -287,7 +287,10 @@ class _Filler:
             if field.enum_type is not None and not isinstance(shown, str):
                 # Protobuf would take any number, and true for 1.
                 raise TypeError("not a name")  # noqa: TRY301
-            json_format.ParseDict({field.name: item}, message)
+            # ParseDict empties a list or map before it fills it, so elements meet in a message of their own.
+            element = type(message)()
+            json_format.ParseDict({field.name: item}, element)
+            message.MergeFrom(element)
         except (json_format.ParseError, TypeError, ValueError, AttributeError) as error:
             self._refuse(
                 path,

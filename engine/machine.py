@@ -275,7 +275,9 @@ def _collect(state: TaskState, event: Collected, now: datetime) -> Step:
 
 
 def _fault(state: TaskState, event: Faulted, now: datetime) -> Step:
-    """Charged to the engine's retries; the same goal is tried again."""
+    """Charged to the engine's retries; the same goal is tried again. A permanent fault ends the task."""
+    if event.is_permanent:
+        return fail(state, ExecutionError(event.code, event.message, ErrorKind.USER), now)
     step_ = system_failure(state, event.code, event.message, now, relaunch=False)
     if step_.state.stage.is_over:
         return step_
@@ -291,7 +293,9 @@ def _stuck(state: TaskState, event: Faulted, now: datetime) -> Step:
 
 
 def _missing_outputs(state: TaskState, event: Faulted, now: datetime) -> Step:
-    """Neither outputs nor an error: only running it again can mend that."""
+    """Neither outputs nor an error: only running it again can mend that. A permanent fault ends the task."""
+    if event.is_permanent:
+        return fail(state, ExecutionError(event.code, event.message, ErrorKind.USER), now)
     return system_failure(_replace(state, pending=None), event.code, event.message, now, relaunch=True)
 
 

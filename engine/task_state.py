@@ -295,10 +295,15 @@ class Collected(Event, frozen=True):
 
 
 class Faulted(Event, frozen=True):
-    """A system fault: a plugin raised or hung, outputs are missing, an API call makes no sense."""
+    """A fault: a plugin raised or hung, outputs are missing, an API call makes no sense.
+
+    Attributes:
+        is_permanent: No retry can help: the task fails with this very error.
+    """
 
     code: str
     message: str
+    is_permanent: bool = False
 
 
 class ObjectGone(Event, frozen=True):

@@ -12,6 +12,7 @@ import enum
 import re
 import types
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from functools import cache
 from typing import Annotated, Any, Final, TypeVar, Union, get_args, get_origin, get_type_hints
 
@@ -351,7 +352,9 @@ def _decode_scalar(kind: Any, value: Any, path: str, problems: list[ConfigError]
         return value
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
-    wanted = {str: "a string", bool: "true or false", int: "an integer", float: "a number"}.get(kind, kind.__name__)
+    if kind is Path and isinstance(value, str) and value:
+        return Path(value)
+    wanted = {str: "a string", bool: "true or false", int: "an integer", float: "a number", Path: "a path"}.get(kind, kind.__name__)
     return _refuse(problems, path, f"must be {wanted}, is {_found(value)}")
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import logging
 import os
+import shutil
 import sys
 from collections.abc import Callable, Coroutine
 from importlib import metadata
@@ -14,12 +15,16 @@ from typing import Any, Final, NoReturn
 import anyio
 import rich_click as click
 import structlog
+from rich.console import Console
 
 from propfan.pluginmachinery.errors import PropfanError
 
 EXIT_FAILED: Final = 1
 EXIT_USAGE: Final = 2
 EXIT_INTERRUPTED: Final = 130
+
+_PLAIN_WIDTH: Final = 240
+"""Columns of tables in files and pipes."""
 
 click.rich_click.TEXT_MARKUP = "markdown"
 
@@ -100,6 +105,12 @@ def run_async(body: Callable[[], Coroutine[Any, Any, int]]) -> NoReturn:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = EXIT_FAILED
     sys.exit(code)
+
+
+def output(*, to_stderr: bool = False) -> Console:
+    """Where results go; as wide as it needs to be when it is no terminal."""
+    stream = sys.stderr if to_stderr else sys.stdout
+    return Console(file=stream, width=None if stream.isatty() else shutil.get_terminal_size((_PLAIN_WIDTH, 25)).columns)
 
 
 def fail(error: PropfanError) -> NoReturn:

@@ -4,23 +4,23 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from enum import Enum
 from pathlib import Path
 
 import msgspec
 import rich_click as click
 import yaml
-from rich.console import Console
 from rich.table import Table
 
 from propfan import _speedups
 from propfan.engine import config_file as config_files
 from propfan.engine.api import installed_plugins
-from propfan.engine.cli.app import EXIT_FAILED, EXIT_USAGE, config_option, fail
+from propfan.engine.cli.app import EXIT_FAILED, EXIT_USAGE, config_option, fail, output
 from propfan.engine.config import EngineConfig
 from propfan.engine.secrets import FileEnvSecrets
 from propfan.engine.taskfiles import read_tasks
-from propfan.pluginmachinery.config import K8sConfig, decode_config
+from propfan.pluginmachinery.config import Duration, K8sConfig, decode_config
 from propfan.pluginmachinery.entries import SetupContext
 from propfan.pluginmachinery.errors import PropfanError
 from propfan.pluginmachinery.loglinks import LogsConfig
@@ -53,7 +53,7 @@ def plugins(config_file: Path | None, as_json: bool) -> None:
                 plugin.error or plugin.origin,
                 style="red" if plugin.error else "",
             )
-        Console().print(table)
+        output().print(table)
     sys.exit(EXIT_FAILED if any(plugin.error for plugin in found) else 0)
 
 
@@ -87,8 +87,7 @@ def check(files: Sequence[Path], inputs: Path | None, config_file: Path | None) 
             "logs": decode_config(LogsConfig, config.plugins.get("logs"), "plugins.logs"),
         }
         shown = msgspec.structs.replace(config, plugins={**config.plugins, **sections})
-        plain = msgspec.to_builtins(shown, builtin_types=(), enc_hook=str, str_keys=True)
-        click.echo(yaml.safe_dump(plain, sort_keys=False, allow_unicode=True).rstrip())
+        click.echo(yaml.safe_dump(_as_written(shown), sort_keys=False, allow_unicode=True).rstrip())
         click.echo("# speedups: " + ", ".join(f"{name} {kind}" for name, kind in _speedups.backends().items()))
     problems += [PropfanError(plugin.error) for plugin in registry.describe() if plugin.error]
     for problem in problems:
@@ -107,3 +106,21 @@ def _loaded(config: EngineConfig) -> Registry:
         )
     )
     return registry
+
+
+def _as_written(value: object) -> object:
+    """A setting as it stands in a file."""
+    match value:
+        case Duration() | Path():
+            return str(value)
+        case msgspec.Struct():
+            names = zip(value.__struct_fields__, value.__struct_encode_fields__, strict=True)
+            return {key: _as_written(getattr(value, name)) for name, key in names}
+        case Mapping():
+            return {key: _as_written(item) for key, item in value.items()}
+        case list() | tuple():
+            return [_as_written(item) for item in value]
+        case Enum():
+            return value.value
+        case _:
+            return value

@@ -10,13 +10,12 @@ from pathlib import Path
 
 import msgspec
 import rich_click as click
-from rich.console import Console
 from rich.table import Table
 
 from propfan.engine import control
 from propfan.engine.api import Explanation
 from propfan.engine.cli import progress
-from propfan.engine.cli.app import data_dir_option, run_async
+from propfan.engine.cli.app import data_dir_option, output, run_async
 from propfan.engine.processes import logs as process_logs
 from propfan.engine.reconcile.live_task import TaskKey
 from propfan.engine.submission import TaskStatus
@@ -38,9 +37,9 @@ def get(tasks: Sequence[str], as_json: bool, data_dir: Path) -> None:
             for status in shown:
                 sys.stdout.write(msgspec.json.encode(status).decode() + "\n")
         elif shown:
-            Console().print(progress.task_table(shown))
+            output().print(progress.task_table(shown))
         else:
-            Console().print("no tasks yet: 'propfan run FILE' makes some", style="dim")
+            output().print("no tasks yet: 'propfan run FILE' makes some", style="dim")
         return 0
 
     run_async(body)
@@ -165,7 +164,7 @@ def _show(explanation: Explanation) -> None:
     for name, text in rows:
         if text:
             table.add_row(name, text)
-    Console().print(table)
+    output().print(table)
 
 
 def _ago(when: datetime | None, now: datetime) -> str:

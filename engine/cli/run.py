@@ -20,7 +20,7 @@ from propfan.engine import config_file as config_files
 from propfan.engine import control
 from propfan.engine.api import Engine
 from propfan.engine.cli import progress
-from propfan.engine.cli.app import EXIT_FAILED, EXIT_INTERRUPTED, config_option, data_dir_option, fail, run_async
+from propfan.engine.cli.app import EXIT_FAILED, EXIT_INTERRUPTED, config_option, data_dir_option, fail, output, run_async
 from propfan.engine.config import EngineConfig
 from propfan.engine.reconcile.live_task import TaskKey
 from propfan.engine.submission import Submission, TaskStatus, new_run_name
@@ -114,7 +114,7 @@ async def _run(
     variables: Mapping[str, str],
     as_json: bool,
 ) -> int:
-    console = Console(stderr=True) if as_json else Console()
+    console = output(to_stderr=as_json)
     began = time.monotonic()
     interrupts = _Interrupts()
     async with anyio.create_task_group() as group:

@@ -48,6 +48,7 @@ from propfan.pluginmachinery.errors import (
     ConflictError,
     DecodeError,
     NotFoundError,
+    PermanentError,
     PluginError,
     PluginNotFoundError,
     PropfanError,
@@ -141,7 +142,7 @@ class Rounds:
         except ConflictError as error:
             return Delayed(str(error), 0.05)
         except TaskError as error:
-            return Faulted(code_of(error), error.message)
+            return Faulted(code_of(error), error.message, is_permanent=isinstance(error, PermanentError))
         except PropfanError as error:
             return Faulted(getattr(error, "reason", type(error).__name__), str(error))
         except Exception as error:  # a plugin may raise anything; the loop and the other tasks go on

@@ -21,6 +21,7 @@ class PodPlugin:
     Args:
         storage: The engine's, for the co-pilot of raw containers; ``logger_level`` likewise.
         process_env: The engine's own environment, for ``default-env-vars-from-env``.
+        charges_exit_codes: See ``PodConfig``.
     """
 
     def __init__(
@@ -32,11 +33,13 @@ class PodPlugin:
         storage: StorageConfig = DEFAULT_STORAGE,
         logger_level: int = 3,
         process_env: Mapping[str, str] | None = None,
+        charges_exit_codes: bool = False,
     ) -> None:
         self._builder = PodSpecBuilder(
             k8s, pod_templates, storage=storage, logger_level=logger_level, process_env=process_env
         )
         self._plans = build.plans(self._builder)
+        self._charges_exit_codes = charges_exit_codes
         self._phases = podphase.PodPhases(k8s, logs)
 
     def get_properties(self) -> Properties:
@@ -51,7 +54,9 @@ class PodPlugin:
     async def get_task_phase(self, ctx: PluginContext, resource: ObservedObject) -> PhaseInfo:
         """Raises ``DecodeError`` for an object that is no pod."""
         info = self._phases.phase_of_task(ctx, resource)
-        return exit_codes.charge(info, self._phases.decode(resource)) if info.phase.is_failure else info
+        if self._charges_exit_codes and info.phase.is_failure:
+            return exit_codes.charge(info, self._phases.decode(resource))
+        return info
 
     def is_terminal(self, resource: ObservedObject) -> bool:
         """Whether all containers have ended. Raises ``DecodeError``."""
