@@ -1,7 +1,7 @@
 """What a pod's status means for its task: the rules, and the values that carry the verdict.
 
 Pods are those of ``propfan._speedups.pods``. The result types are given by the caller (``Results``), since they
-are declared further up. ``docs/phases.md`` explains the rules.
+are declared further up. All functions are pure; times are aware.
 """
 
 from __future__ import annotations

@@ -306,12 +306,19 @@ def _details(
     )
 
 
+_MESSAGE_FORMATS: Final = {int(form): form for form in MessageFormat}
 _LINK_TYPES: Final = {kind.name.lower(): kind for kind in LinkType}
 
 
 def _task_links(declared: Iterable[execution_pb2.TaskLog]) -> Iterator[_Link]:
     for link in declared:
-        details = (MessageFormat(link.message_format), False, False, LinkType.DASHBOARD, True)
+        details = (
+            _MESSAGE_FORMATS.get(link.message_format, MessageFormat.UNKNOWN),
+            False,
+            False,
+            LinkType.DASHBOARD,
+            True,
+        )
         yield _Link(_Style.STATIC, link.uri, link.name, details)
 
 

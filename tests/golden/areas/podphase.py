@@ -14,6 +14,7 @@ from propfan.plugins.pod import PodPlugin
 from tests.golden import inputs
 from tests.golden.areas.tasklog import log_outputs
 
+
 def run(case: Mapping[str, Any]) -> dict[str, Any]:
     k8s, logs = _configuration(case)
     plugin = PodPlugin(k8s, logs)

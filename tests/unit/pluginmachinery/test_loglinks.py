@@ -255,6 +255,12 @@ def test_debugger_link_needs_a_debugger_or_the_request() -> None:
     assert [log.link_type for log in plan.render(LogInput(enable_vscode=True))] == [LinkType.IDE]
 
 
+def test_declared_link_of_an_unknown_format_is_shown() -> None:
+    declared = execution_pb2.TaskLog.FromString(bytes([0x0A, 1]) + b"u" + bytes([0x18, 9]))
+    [log] = LogLinks(NO_LOGS).plan(tasks_pb2.TaskTemplate(metadata={"log_links": [declared]})).render(LogInput())
+    assert (log.uri, log.message_format) == ("u", MessageFormat.UNKNOWN)
+
+
 def test_plan_without_config_keeps_only_declared_links() -> None:
     config = msgspec.structs.replace(NO_LOGS, dynamic_log_links={"it": LinkTemplate(template_uris=("v",))})
     task = tasks_pb2.TaskTemplate(config={"link_type": "it"}, metadata={"log_links": [{"uri": "u", "name": "n"}]})
