@@ -16,21 +16,16 @@ from tests.golden.areas.tasklog import log_outputs
 
 
 def run(case: Mapping[str, Any]) -> dict[str, Any]:
-    k8s, logs = _configuration(case)
-    plugin = PodPlugin(k8s, logs)
+    plugin = PodPlugin(
+        decode_config(K8sConfig, inputs.section(case, "k8s"), "plugins.k8s"),
+        decode_config(LogsConfig, inputs.section(case, "logs"), "plugins.logs"),
+    )
     resource = inputs.observed(POD, case["resource"])
     return {
         "phase_info": phase_info_output(inputs.finish(plugin.get_task_phase(inputs.Context(case), resource))),
         "is_terminal": plugin.is_terminal(resource),
         "completion_time": inputs.time_text(plugin.get_completion_time(resource)),
     }
-
-
-def _configuration(case: Mapping[str, Any]) -> tuple[K8sConfig, LogsConfig]:
-    return (
-        decode_config(K8sConfig, inputs.section(case, "k8s"), "plugins.k8s"),
-        decode_config(LogsConfig, inputs.section(case, "logs"), "plugins.logs"),
-    )
 
 
 def phase_info_output(info: PhaseInfo) -> dict[str, Any]:
