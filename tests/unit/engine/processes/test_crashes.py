@@ -7,18 +7,20 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import anyio
+import msgspec
 import pytest
 
 from propfan.engine.cluster import POD
 from propfan.engine.embedded import EmbeddedCluster
 from propfan.engine.processes import OnExit, ProcessRuntime
-from propfan.engine.processes.supervisor import start_ticks
+from propfan.engine.processes.process import ProcessRecord
+from propfan.engine.processes.supervisor import boot_id, start_ticks
 from propfan.pluginmachinery.errors import ConfigError
 from tests.unit.engine.processes.machine import (
     AMPLE,
@@ -170,6 +172,52 @@ async def test_a_container_that_only_its_status_knows_is_not_repeated(tmp_path: 
             found = await until(cluster, "p", has_ended)
     assert terminated(found)["reason"] == "ContainerStatusUnknown"
     assert not (tmp_path / "ran").exists()
+
+
+async def test_a_launch_that_was_written_and_not_begun_is_run_once(tmp_path: Path) -> None:
+    runs = tmp_path / "runs"
+    async with EmbeddedCluster.open() as cluster:
+        created = await cluster.create(POD, pod("p", shell(f"echo run >> {runs}"), nodeName="local"))
+        launch = tmp_path / "processes" / "pods" / created.metadata.uid / "launches" / "main" / "0"
+        launch.mkdir(parents=True)
+        (launch / "launch.json").write_text("{")
+        async with ProcessRuntime(cluster, data_dir=tmp_path / "processes", capacity=AMPLE):
+            assert (await until(cluster, "p", has_ended))["status"]["phase"] == "Succeeded"
+    assert runs.read_text() == "run\n"
+
+
+async def test_a_process_of_an_earlier_boot_is_lost(tmp_path: Path) -> None:
+    record = ProcessRecord(os.getpid(), start_ticks(os.getpid()), os.getpid(), 1, "another boot", 0.0)
+    async with EmbeddedCluster.open() as cluster:
+        created = await cluster.create(POD, pod("p", shell(f"touch {tmp_path}/ran"), nodeName="local"))
+        launch = tmp_path / "processes" / "pods" / created.metadata.uid / "launches" / "main" / "0"
+        launch.mkdir(parents=True)
+        (launch / "process.json").write_bytes(msgspec.json.encode(record))
+        async with ProcessRuntime(cluster, data_dir=tmp_path / "processes", capacity=AMPLE):
+            assert terminated(await until(cluster, "p", has_ended))["reason"] == "ContainerStatusUnknown"
+    assert not (tmp_path / "ran").exists()
+
+
+@pytest.fixture
+def bystander() -> Iterator[subprocess.Popen[bytes]]:
+    with subprocess.Popen(["/bin/sleep", "1000"]) as program:
+        yield program
+        program.kill()
+
+
+async def test_a_pid_that_belongs_to_another_process_now_is_left_alone(
+    tmp_path: Path, bystander: subprocess.Popen[bytes]
+) -> None:
+    record = ProcessRecord(bystander.pid, 1, bystander.pid, 1, boot_id(), 0.0)
+    async with EmbeddedCluster.open() as cluster:
+        created = await cluster.create(POD, pod("p", shell("true"), nodeName="local"))
+        launch = tmp_path / "processes" / "pods" / created.metadata.uid / "launches" / "main" / "0"
+        launch.mkdir(parents=True)
+        (launch / "process.json").write_bytes(msgspec.json.encode(record))
+        await cluster.delete(POD, NAMESPACE, "p")
+        async with ProcessRuntime(cluster, data_dir=tmp_path / "processes", capacity=AMPLE):
+            await until(cluster, "p", is_gone)
+    assert bystander.poll() is None
 
 
 async def test_a_restarted_container_goes_on_counting_after_a_crash(tmp_path: Path) -> None:
