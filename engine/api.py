@@ -191,7 +191,7 @@ class Engine:
         action = submission.to_task_action(
             task, namespace=task.namespace or self.config.namespace, store=self._store_root
         )
-        if not task.input_uri:
+        if action.spec.input_uri and not task.input_uri:
             await self.store.put(action.spec.input_uri, task.inputs or b"")
         key = TaskKey(action.metadata.namespace, action.metadata.name)
         try:

@@ -20,7 +20,9 @@ from propfan.pluginmachinery.errors import BadTaskSpecificationError, ConfigErro
 from propfan.pluginmachinery.kubernetes_plugin import ObjectMeta
 from propfan.pluginmachinery.phases import ErrorKind, ExecutionError, Phase
 from propfan.pluginmachinery.taskaction import (
+    CONDITION,
     FINALIZER,
+    TASK,
     PhaseHistoryEntry,
     TaskAction,
     TaskActionSpec,
@@ -34,10 +36,11 @@ MAX_TEMPLATE_BYTES: Final = 1024 * 1024
 
 
 class Submission(msgspec.Struct, frozen=True, kw_only=True):
-    """A task to run.
+    """A task to run, or a condition to wait for: exactly one of ``template`` and ``condition``.
 
     Attributes:
         template: Serialised ``core.TaskTemplate``.
+        condition: Serialised ``workflow.ConditionAction``; see ``Engine.signal``.
         inputs: Content of ``inputs.pb`` (``task.Inputs`` or ``core.LiteralMap``); ``None`` when
             ``input_uri`` says where they are, or there are none.
         run_name: Made up when empty. 1 to 30 characters, as ``action_name``.
@@ -47,7 +50,8 @@ class Submission(msgspec.Struct, frozen=True, kw_only=True):
         cache_key: Version of the cached outputs; the template's ``discovery_version`` when empty.
     """
 
-    template: bytes
+    template: bytes = b""
+    condition: bytes | None = None
     inputs: bytes | None = None
     run_name: str = ""
     action_name: str = "a0"
@@ -103,6 +107,9 @@ def to_task_action(submission: Submission, *, namespace: str, store: str) -> Tas
         BadTaskSpecificationError: the template is not one, or is too large.
         ConfigError: a field is missing or too long; all are named.
     """
+    is_condition = submission.condition is not None
+    if is_condition == bool(submission.template):
+        raise ConfigError("template", "a submission is exactly one of a template and a condition")
     if len(submission.template) > MAX_TEMPLATE_BYTES:
         raise BadTaskSpecificationError(
             f"the task template has {len(submission.template)} bytes, the limit is {MAX_TEMPLATE_BYTES}"
@@ -124,24 +131,27 @@ def to_task_action(submission: Submission, *, namespace: str, store: str) -> Tas
         "flyte.org/domain": domain,
         "flyte.org/run": run,
         "flyte.org/action": action,
-        "flyte.org/action-type": "task",
+        "flyte.org/action-type": CONDITION if is_condition else TASK,
         "flyte.org/is-root": "false" if submission.parent_action_name else "true",
     }
     made = TaskAction(
-        metadata=ObjectMeta(name=name, namespace=namespace, labels=labels, finalizers=(FINALIZER,)),
+        metadata=ObjectMeta(
+            name=name, namespace=namespace, labels=labels, finalizers=() if is_condition else (FINALIZER,)
+        ),
         spec=TaskActionSpec(
             run_name=run,
             project=project,
             domain=domain,
             action_name=action,
             parent_action_name=submission.parent_action_name,
-            action_type="task",
-            input_uri=submission.input_uri or iopaths.join(base, action, iopaths.INPUTS_FILE),
+            action_type=CONDITION if is_condition else TASK,
+            condition_spec=submission.condition,
+            input_uri="" if is_condition else submission.input_uri or iopaths.join(base, action, iopaths.INPUTS_FILE),
             run_output_base=base,
             cache_key=submission.cache_key or template.metadata.discovery_version,
             task_type=template.type,
             short_name=template.id.name.rpartition(".")[2][:63],
-            task_template=submission.template,
+            task_template=submission.template or None,
             env_vars=submission.env_vars,
             interruptible=submission.interruptible,
             group=submission.group,
