@@ -348,4 +348,4 @@ def _store_root(config: EngineConfig) -> str:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ConfigError("data_dir", f"{folder} can not be made: {error}") from error
-    return folder.as_uri()
+    return f"file://{folder}"  # not as_uri(): stores and the SDK take names as they are, without percent signs
