@@ -9,6 +9,7 @@ of these dicts as frozen.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from decimal import Decimal
 from typing import Any
 
 from propfan._speedups import quantities
@@ -234,7 +235,10 @@ def _number_text(number: float) -> str:
     """A number as Go prints it in JSON."""
     if number == number // 1 and abs(number) < 1e21:
         return str(int(number))
-    return repr(number).replace("e-0", "e-")
+    text = repr(number)
+    if "e" in text and 1e-6 <= abs(number) < 1e21:
+        return format(Decimal(text), "f")
+    return text.replace("e-0", "e-")
 
 
 def _found(item: Any) -> str:

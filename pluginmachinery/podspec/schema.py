@@ -12,7 +12,7 @@ from typing import Final
 
 from propfan._speedups.apitypes import StructType, compile_types
 
-_TABLE: Final = """
+TABLE: Final = """
 PodTemplate metadata:=ObjectMeta template:=PodTemplateSpec
 PodTemplateSpec metadata:=ObjectMeta spec:=PodSpec
 SidecarJob podSpec:PodSpec primaryContainerName:s annotations:{s} labels:{s}
@@ -175,7 +175,7 @@ StorageOSVolumeSource fsType:s readOnly:b secretRef:LocalObjectReference volumeN
 VsphereVirtualDiskVolumeSource fsType:s storagePolicyID:s storagePolicyName:s volumePath:s!
 """
 
-TYPES: Final = compile_types(_TABLE)
+TYPES: Final = compile_types(TABLE)
 
 POD_SPEC: Final[StructType] = TYPES["PodSpec"]
 POD_TEMPLATE: Final[StructType] = TYPES["PodTemplate"]
