@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Final, TypedDict
@@ -30,6 +30,9 @@ _SCHEMES: Final = {"file": "file", "memory": "memory", "s3": "s3", "gs": "gs", "
 _SUPPORTED: Final = "an absolute path, file://, memory://, s3://, gs://, az:// or abfs://"
 _KERNEL_FOLDERS: Final = ("/proc", "/sys")
 """Nothing can be created there, which the file store would retry for ever."""
+
+
+_NO_BOUND: Final = nullcontext()
 
 
 class S3Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="kebab"):
@@ -199,19 +202,23 @@ class ObjectStore:
     async def get(self, path: str, *, limit_bytes: int | None = None) -> bytes:
         """See ``DataStore.get``. The size is known from the answer's head, before its body is read."""
         location, store, key = self._resolve(path)
-        with self._errors(path, location), anyio.fail_after(self._config.timeout_s):
-            answer = await obstore.get_async(store, key)
+        is_memory = location.scheme == "memory"
+        with self._errors(path, location), self._in_time(location):
+            answer = obstore.get(store, key) if is_memory else await obstore.get_async(store, key)
             self._proven.add((location.scheme, location.bucket))
             size_bytes = answer.meta["size"]
             if limit_bytes is not None and size_bytes > limit_bytes:
                 raise ObjectTooLargeError(path, size_bytes, limit_bytes)
-            return bytes(await answer.bytes_async())
+            return bytes(answer.bytes() if is_memory else await answer.bytes_async())
 
     async def put(self, path: str, content: bytes) -> None:
         """Writes the object at once or not at all, over one that is there; missing folders are made."""
         location, store, key = self._resolve(path)
-        with self._errors(path, location), anyio.fail_after(self._config.timeout_s):
-            await obstore.put_async(store, key, content, use_multipart=False)
+        with self._errors(path, location), self._in_time(location):
+            if location.scheme == "memory":
+                obstore.put(store, key, content, use_multipart=False)
+            else:
+                await obstore.put_async(store, key, content, use_multipart=False)
         self._proven.add((location.scheme, location.bucket))
 
     async def size(self, path: str) -> int | None:
@@ -219,8 +226,9 @@ class ObjectStore:
         location, store, key = self._resolve(path)
         bucket = (location.scheme, location.bucket)
         try:
-            with self._errors(path, location), anyio.fail_after(self._config.timeout_s):
-                found = (await obstore.head_async(store, key))["size"]
+            with self._errors(path, location), self._in_time(location):
+                is_memory = location.scheme == "memory"
+                found = (obstore.head(store, key) if is_memory else await obstore.head_async(store, key))["size"]
         except ObjectNotFoundError:
             if bucket not in self._proven:
                 # The answer to HEAD has no body that could tell a missing bucket from a missing object.
@@ -232,12 +240,16 @@ class ObjectStore:
     async def _size_in_unproven(self, path: str) -> int | None:
         location, store, key = self._resolve(path)
         try:
-            with self._errors(path, location), anyio.fail_after(self._config.timeout_s):
+            with self._errors(path, location), self._in_time(location):
                 size_bytes = (await obstore.get_async(store, key)).meta["size"]
         except ObjectNotFoundError:
             self._proven.add((location.scheme, location.bucket))
             return None
         return size_bytes
+
+    def _in_time(self, location: Location) -> AbstractContextManager[object]:
+        """The bound of a call. Memory is asked without obstore's threads: 3 us a call instead of 100, and never late."""
+        return _NO_BOUND if location.scheme == "memory" else anyio.fail_after(self._config.timeout_s)
 
     def _resolve(self, path: str) -> tuple[Location, stores.ObjectStore, str]:
         location = Location.parse(path)
