@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 MARK: Final = "\ufdd0"
 """A noncharacter of Unicode: no text has any use for it. A task that holds one is never folded."""
 
-MAX_FOLDED_BYTES: Final = 256 * 1024
+MAX_FOLDED_BYTES: Final = 64 * 1024
 """Of a template; larger ones are not kept."""
 
 _MARK_BYTES: Final = MARK.encode()
@@ -166,7 +166,8 @@ class Plans:
         template_bytes = ctx.template_bytes
         known = self._known.get(template_bytes)
         if known is None:
-            self._remember(template_bytes, ctx.template)
+            if len(template_bytes) <= MAX_FOLDED_BYTES:
+                self._remember(template_bytes, ctx.template)
             return None
         if not known.is_foldable:
             return None
@@ -187,11 +188,7 @@ class Plans:
         return None if plan is None else plan.render(values)
 
     def _remember(self, template_bytes: bytes, template: TaskTemplate) -> None:
-        is_foldable = (
-            len(template_bytes) <= MAX_FOLDED_BYTES
-            and _MARK_BYTES not in template_bytes
-            and _has_constant_inputs(template_bytes)
-        )
+        is_foldable = _MARK_BYTES not in template_bytes and _has_constant_inputs(template_bytes)
         name = template.metadata.pod_template_name or self._builder.k8s.default_pod_template_name
         self._known[template_bytes] = _Known(is_foldable, name, {})
         if len(self._known) > self._capacity:

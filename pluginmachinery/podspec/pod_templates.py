@@ -104,7 +104,8 @@ def _containers(
 def _overlay_all(layers: Sequence[ApiObject], container: ApiObject) -> ApiObject:
     if not layers:
         return container
-    return {**reduce(_overlay_container, (*layers, container)), "name": container["name"]}
+    merged: ApiObject = reduce(_overlay_container, (*layers, container))
+    return {**merged, "name": container["name"]}
 
 
 def _overlay_container(base: ApiObject, over: ApiObject) -> ApiObject:
