@@ -24,7 +24,7 @@ cdef object _end(object start, object period)
 
 cpdef str primary_container_name(object pod)
 cpdef bint is_ready(object pod) except -1
-cpdef bint has_debugger(object pod, Py_ssize_t index) except -1
+cpdef bint has_debugger(object pod, object index) except -1
 cpdef str terminated_text(str name, object state)
 cdef bint _finished_badly(object state) except -1
 
