@@ -175,7 +175,9 @@ class PodWorker:
             self._sidecars_stopping.set()
 
     def _refused(self) -> bool:
-        """Whether a container can never run here: then none is started."""
+        """Whether a container can never run here: then none is started. What runs already has been found good."""
+        if (self._dir / "launches").exists():
+            return False
         refusals = {c.name: refusal_of(self._pod, c) for c in self._pod.all_containers}
         for container in self._pod.all_containers:
             if message := refusals[container.name]:
@@ -185,16 +187,14 @@ class PodWorker:
         return any(refusals.values())
 
     async def _run_init_containers(self, sidecars: anyio.abc.TaskGroup) -> bool:
-        """Whether the containers may start now."""
+        """Whether it is the containers' turn. When the pod is to stop, what runs is found and nothing is started."""
         policy = "Never" if self._pod.spec.restart_policy == "Never" else "OnFailure"
         for container in self._pod.init_containers:
-            if self._stopping.is_set():
-                return False
             if container.is_sidecar:
                 await sidecars.start(self._run_sidecar, container)
             elif not await self._run(container, policy, self._stopping):
                 return False
-        return not self._stopping.is_set()
+        return True
 
     async def _run_sidecar(self, container: Container, *, task_status: anyio.abc.TaskStatus[None]) -> None:
         await self._run(container, "Always", self._sidecars_stopping, task_status)
@@ -218,14 +218,16 @@ class PodWorker:
     ) -> bool:
         restart = self._last_restart(container)
         pauses = 0
+        until = self._stopping  # before its first start a sidecar holds up the pod, also in its end
         while True:
-            process = await self._start(container, restart, enough, task_status)
+            process = await self._start(container, restart, until)
             if process is None:
                 task_status.started()
                 return False
             self._become_running(container, process, restart)
             task_status.started()
             task_status = anyio.TASK_STATUS_IGNORED
+            until = enough
             try:
                 ended = await self._outlast(process, enough)
             finally:
@@ -272,9 +274,7 @@ class PodWorker:
             self._become(container, State(terminated=terminated))
         return not enough.is_set()
 
-    async def _start(
-        self, container: Container, restart: int, enough: anyio.Event, task_status: anyio.abc.TaskStatus[None]
-    ) -> ContainerProcess | None:
+    async def _start(self, container: Container, restart: int, enough: anyio.Event) -> ContainerProcess | None:
         """The process of this restart: found, or started. ``None`` when it is enough before it could be."""
         directory = self._dir / "launches" / container.name / str(restart)
         delay_s = CREATE_RETRY_S
@@ -293,7 +293,7 @@ class PodWorker:
             with anyio.move_on_after(delay_s):
                 await enough.wait()
             delay_s = min(delay_s * 2, MAX_CREATE_RETRY_S)
-        return find(directory)
+        return find(directory) or self._lost(container, restart, directory)
 
     def _lost(self, container: Container, restart: int, directory: Path) -> ContainerProcess | None:
         """A process that the status knows and the disk does not: it has ended, nobody knows how, and is not repeated."""

@@ -150,13 +150,13 @@ def summarize(
 
     Args:
         previous: Gives the transition times of conditions that stay as they are.
-        is_over: Nothing runs and nothing will be started. Before that no pod succeeds or fails.
-        verdict: Fails a pod that is over and has not succeeded.
+        is_over: Nothing runs and nothing will be started. Before that no pod succeeds or fails, and then each does.
+        verdict: Why it fails, when it does.
     """
     phase = containers.phase
     if not is_over and phase in ("Succeeded", "Failed"):
         phase = "Running" if containers.is_initialized else "Pending"
-    elif is_over and verdict is not None and phase != "Succeeded":
+    elif is_over and phase != "Succeeded":
         phase = "Failed"
     said = verdict if is_over and phase == "Failed" else None
     return PodStatus(

@@ -248,12 +248,25 @@ async def test_a_pod_deleted_while_no_engine_ran_loses_its_processes(tmp_path: P
 
 async def test_a_pod_being_deleted_is_deleted_by_the_next_engine(tmp_path: Path) -> None:
     up = fifo(tmp_path, "up")
-    async with engine(tmp_path, pod("p", shell(f"echo up > {up}; exec sleep 1000"))):
+    script = f"trap 'echo bye > {up}; exit 0' TERM; echo up > {up}; while :; do sleep 0.01; done"
+    async with engine(tmp_path, pod("p", shell(script))):
         await until_file(up)
     async with EmbeddedCluster.open(tmp_path / "cluster.db") as cluster:
         await cluster.delete(POD, NAMESPACE, "p")
     async with successor(tmp_path) as (cluster, _):
+        assert await until_file(up) == "bye\n"
         await until(cluster, "p", is_gone)
+
+
+async def test_what_runs_is_looked_after_even_if_it_could_not_be_started_any_more(tmp_path: Path) -> None:
+    up, go, place = fifo(tmp_path, "up"), fifo(tmp_path, "go"), tmp_path / "place"
+    place.mkdir()
+    async with engine(tmp_path, pod("p", shell(f"echo up > {up}; cat {go}; exit 7", workingDir=str(place)))):
+        await until_file(up)
+    place.rmdir()
+    async with successor(tmp_path) as (cluster, _):
+        await anyio.to_thread.run_sync(go.write_text, "")
+        assert terminated(await until(cluster, "p", has_ended))["exitCode"] == 7
 
 
 async def test_stopping_ends_all_pods_as_a_node_shutdown(tmp_path: Path) -> None:

@@ -161,6 +161,18 @@ async def test_a_sidecar_that_ends_is_started_again(tmp_path: Path, fifo: Path) 
         assert found["status"]["initContainerStatuses"][0]["restartCount"] >= 1
 
 
+async def test_a_sidecar_that_can_not_be_created_does_not_hold_up_the_end(tmp_path: Path) -> None:
+    wants = [{"name": "TOKEN", "valueFrom": {"secretKeyRef": {"name": "none", "key": "token"}}}]
+    sidecar = shell("true", "helper", restartPolicy="Always", env=wants)
+    async with machine(tmp_path) as m:
+        await m.create("p", shell("true"), initContainers=[sidecar], metadata={"finalizers": ["tests/keep"]})
+        await m.until("p", waits_because_of("CreateContainerConfigError"))
+        await m.cluster.delete(POD, NAMESPACE, "p")
+        assert (await m.until("p", has_ended))["status"]["phase"] == "Failed"
+        await m.cluster.patch(POD, NAMESPACE, "p", {"metadata": {"finalizers": None}})
+        await m.until("p", is_gone)
+
+
 async def test_on_failure_restarts_until_it_succeeds(tmp_path: Path) -> None:
     count = tmp_path / "count"
     script = f"echo x >> {count}; test $(wc -l < {count}) -ge 4"

@@ -74,7 +74,12 @@ def test_a_container_in_back_off_has_run_so_the_pod_is_running() -> None:
     assert summary(looping, policy="Always").phase == "Running"
 
 
-def test_a_verdict_fails_what_is_over_and_has_not_succeeded() -> None:
+def test_what_is_over_has_failed_or_succeeded() -> None:
+    assert summary(container(WAITING), is_over=True).phase == "Failed"
+    assert summary(container(WAITING), init=(container(DONE, "first"),), is_over=True).phase == "Failed"
+
+
+def test_a_verdict_says_why_what_is_over_has_failed() -> None:
     verdict = Verdict("DeadlineExceeded", "too long")
     over = summary(container(WAITING), is_over=True, verdict=verdict)
     assert (over.phase, over.reason, over.message) == ("Failed", "DeadlineExceeded", "too long")
