@@ -27,7 +27,7 @@ def fitting(name: str, depth: int = 2) -> st.SearchStrategy[dict[str, Any]]:
     for field in schema.TYPES[name].fields.values():
         if field.type is not None and depth == 0:
             continue
-        inner = SCALARS if field.type is None else fitting(field.type.name, depth - 1)
+        inner: st.SearchStrategy[Any] = SCALARS if field.type is None else fitting(field.type.name, depth - 1)
         if field.kind >= PURE.MAP:
             inner = st.dictionaries(st.sampled_from(["cpu", "a", ""]), SCALARS, max_size=2)
         elif field.kind >= PURE.LIST:
@@ -48,9 +48,9 @@ def outcome(function: Any, *arguments: Any) -> tuple[str, Any]:
 
 @settings(deadline=None)
 @given(VALUES)
-def test_twins_agree_on_decoding_and_overlays(value: tuple[str, Any, Any]) -> None:
+def test_twins_agree_on_decoding_and_overlays(value: Any) -> None:
     name, left, right = value
-    results = []
+    results: list[Any] = []
     for twin, types in ((PURE, TYPES["pure"]), (apitypes, TYPES["in use"])):
         first, second = outcome(twin.decode, left, types[name]), outcome(twin.decode, right, types[name])
         is_fine = first[0] == second[0] == "value"
@@ -72,12 +72,13 @@ def test_written_form_is_final_and_overlays_keep_it(value: tuple[str, Any, Any])
     assert apitypes.overlay(left, apitypes.decode({}, struct), struct) == left
 
 
-@given(
-    st.recursive(
-        st.one_of(st.none(), st.booleans(), st.floats(), st.text()),
-        lambda inner: st.one_of(st.lists(inner), st.dictionaries(st.text(), inner)),
-    )
+ANY_JSON: st.SearchStrategy[Any] = st.recursive(
+    st.one_of(st.none(), st.booleans(), st.floats(), st.text()),
+    lambda inner: st.one_of(st.lists(inner), st.dictionaries(st.text(), inner)),
 )
+
+
+@given(ANY_JSON)
 def test_any_json_is_decoded_or_refused(value: Any) -> None:
     assert outcome(PURE.decode, value, TYPES["pure"]["PodSpec"]) == outcome(apitypes.decode, value, schema.POD_SPEC)
 

@@ -34,12 +34,14 @@ from tests.golden.areas import podspec as area
 from tests.unit.pluginmachinery.podspec import tasks
 
 
+def context(template: tasks_pb2.TaskTemplate, metadata: TaskExecutionMetadata, paths: IOPaths = tasks.PATHS) -> Any:
+    return Context(template, metadata, paths)
+
+
 class Context:
     """As much of a ``TaskContext`` as a conversion looks at."""
 
-    def __init__(
-        self, template: tasks_pb2.TaskTemplate, metadata: TaskExecutionMetadata, paths: IOPaths = tasks.PATHS
-    ) -> None:
+    def __init__(self, template: tasks_pb2.TaskTemplate, metadata: TaskExecutionMetadata, paths: IOPaths) -> None:
         self.template = template
         self.template_bytes = template.SerializeToString()
         self.metadata = metadata
@@ -157,7 +159,7 @@ def test_plan_agrees_on_any_execution(
         overrides=TaskOverrides(resources=ResourceRequirements(resources[0], resources[1])),
         platform_resources=ResourceRequirements(resources[2], resources[3]),
     )
-    ctx: Any = Context(recorded_ctx.template, metadata, io)
+    ctx = context(recorded_ctx.template, metadata, io)
     ctx.template_bytes = recorded_ctx.template_bytes
     plain = plainly(builder, ctx)
     assert_same(plans.render(ctx), plain)
@@ -174,7 +176,7 @@ def builder_and_plans(store: Any = None, **k8s: Any) -> tuple[PodSpecBuilder, pl
 async def test_inputs_are_read_only_when_a_command_asks_for_them() -> None:
     _, plans = builder_and_plans()
     for argument, reads in (("{{.input}}", 0), ("{{ $INPUTS.x }}", 1), ("{{.\u0131nputs.x}}", 0)):
-        ctx: Any = Context(tasks.container_template(container={"args": [argument]}), tasks.metadata())
+        ctx = context(tasks.container_template(container={"args": [argument]}), tasks.metadata())
         for _ in range(3):
             await plans.build(ctx)
         assert ctx.reads == 3 * reads
@@ -186,14 +188,14 @@ async def test_inputs_are_read_only_when_a_command_asks_for_them() -> None:
 )
 def test_what_a_plan_can_not_hold_is_converted_plainly(argument: str) -> None:
     _, plans = builder_and_plans()
-    ctx: Any = Context(tasks.container_template(container={"args": [argument]}), tasks.metadata())
+    ctx = context(tasks.container_template(container={"args": [argument]}), tasks.metadata())
     assert [plans.render(ctx) for _ in range(3)] == [None, None, None]
 
 
 def test_changed_pod_template_makes_a_new_plan() -> None:
     store = tasks.Templates(base={"containers": [], "schedulerName": "one"})
     builder, plans = builder_and_plans(store, default_pod_template_name="base")
-    ctx: Any = Context(tasks.container_template(), tasks.metadata())
+    ctx = context(tasks.container_template(), tasks.metadata())
     for scheduler in ("one", "two"):
         store.objects["flyte", "base"] = {
             "metadata": {},
@@ -212,10 +214,10 @@ def test_execution_named_like_a_templates_container_is_converted_plainly() -> No
     template = tasks.container_template()
     for _ in range(2):
         assert_same(
-            plans.render(Context(template, tasks.metadata())), plainly(builder, Context(template, tasks.metadata()))
+            plans.render(context(template, tasks.metadata())), plainly(builder, context(template, tasks.metadata()))
         )
-    assert plans.render(Context(template, tasks.metadata())) is not None
-    assert plans.render(Context(template, tasks.metadata("side"))) is None
+    assert plans.render(context(template, tasks.metadata())) is not None
+    assert plans.render(context(template, tasks.metadata("side"))) is None
 
 
 def test_caches_are_bounded() -> None:
@@ -225,13 +227,13 @@ def test_caches_are_bounded() -> None:
         template = tasks.container_template(container={"image": str(number)})
         for account in ("a", "b", "c"):
             for _ in range(2):
-                plans.render(Context(template, tasks.metadata(k8s_service_account=account)))
+                plans.render(context(template, tasks.metadata(k8s_service_account=account)))
     assert len(plans._known) == 4
     assert all(len(known.plans) <= 2 for known in plans._known.values())
 
 
 def test_huge_template_is_not_kept() -> None:
     _, plans = builder_and_plans()
-    ctx: Any = Context(tasks.container_template(container={"args": ["x" * plan.MAX_FOLDED_BYTES]}), tasks.metadata())
+    ctx = context(tasks.container_template(container={"args": ["x" * plan.MAX_FOLDED_BYTES]}), tasks.metadata())
     assert [plans.render(ctx) for _ in range(3)] == [None, None, None]
     assert not plans._known
