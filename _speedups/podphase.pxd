@@ -30,7 +30,7 @@ cdef bint _finished_badly(object state) except -1
 
 @cython.final
 cdef class PodPhases:
-    cdef object _limits, _user, _system, _ide, _phase_info, _execution_error, _task_info
+    cdef object _limits, _subdomain, _user, _system, _ide, _phase_info, _execution_error, _task_info
     cdef object _log_context, _pod_log_context, _container_context
     cdef tuple _phases
 
@@ -49,6 +49,8 @@ cdef class PodPhases:
     cdef object _waiting(self, object status)
     @cython.locals(verdict=Verdict, phase=int, is_system=bint, reason=str)
     cdef Verdict _classify(self, object condition, object waiting, object since, object now)
+    @cython.locals(values=list, rendered=tuple, debugged=bint)
+    cpdef tuple logs(self, object pod, object plan, object task_execution_id, object now)
     @cython.locals(verdict=Verdict, phase=int, version=object, reason=str, index=Py_ssize_t, ready=bint)
     cpdef object phase_info(self, object pod, tuple logs, object now, int last_phase, object last_version,
                             str last_reason)

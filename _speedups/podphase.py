@@ -12,6 +12,7 @@ from typing import Any, Final, NamedTuple
 
 import msgspec
 
+from propfan._speedups import links
 from propfan._speedups.pods import Condition, ContainerStatus, ObservedPod, State, Status, Terminated, Waiting
 
 _UNDEFINED: Final = 0
@@ -170,10 +171,11 @@ def _finished_badly(state: State | None) -> bool:
 
 
 class PodPhases:
-    """The rules for one configuration."""
+    """The rules for one configuration. ``subdomain`` makes a name one that an object may have."""
 
-    def __init__(self, results: Results, limits: Limits) -> None:
+    def __init__(self, results: Results, limits: Limits, subdomain: Callable[[str], str]) -> None:
         self._limits = limits
+        self._subdomain = subdomain
         self._phases = tuple(results.phases)
         self._user = results.user
         self._system = results.system
@@ -361,6 +363,24 @@ class PodPhases:
                 verdict.recheck_at = _end(since, grace)
         verdict.since = since
         return verdict
+
+    def logs(self, pod: ObservedPod, plan: Any, task_execution_id: Any, now: datetime) -> tuple[Any, ...]:
+        """Links of the pod's first container, once it has a status; none of a pod in an unknown state."""
+        status = pod.status
+        if status is None or status.phase == "Unknown":
+            return ()
+        values = links.pod_values(pod, 0, plan.used, now)
+        if values is None:
+            return ()
+        links.add_identity(values, plan.used, task_execution_id, self._subdomain)
+        debugged = has_debugger(pod, 0)
+        rendered: tuple[Any, ...] | None = None if plan.plain is None else plan.plain.render(values, debugged)
+        if rendered is not None:
+            return rendered
+        every = links.pod_values(pod, 0, links.ALL, now) or []
+        links.add_identity(every, links.ALL, task_execution_id, self._subdomain)
+        substituted: tuple[Any, ...] = plan.substitute(every, has_debugger=debugged)
+        return substituted
 
     def phase_info(
         self,

@@ -11,7 +11,7 @@ from typing import Final
 
 import msgspec
 
-from propfan._speedups import links, podphase, pods
+from propfan._speedups import podphase, pods
 from propfan.pluginmachinery.config import Duration, K8sConfig
 from propfan.pluginmachinery.contexts import PluginContext, TaskContext, TaskExecutionId
 from propfan.pluginmachinery.errors import DecodeError
@@ -30,7 +30,6 @@ from propfan.pluginmachinery.phases import (
     PluginState,
     PodLogContext,
     TaskInfo,
-    TaskLog,
 )
 
 ObservedPod = pods.ObservedPod
@@ -112,6 +111,7 @@ class PodPhases:
                 str(k8s.image_pull_backoff_grace_period),
                 _at_least(k8s.pod_pending_timeout) if k8s.pod_pending_timeout.nanoseconds > 0 else None,
             ),
+            dns1123_subdomain,
         )
 
     def decode(self, resource: ObservedObject) -> ObservedPod:
@@ -141,9 +141,8 @@ class PodPhases:
         last: PluginState,
     ) -> PhaseInfo:
         """The verdict on a pod that was decoded with the environment, if the plan needs it."""
-        info: PhaseInfo = self._rules.phase_info(
-            pod, _links_of(pod, plan, task_execution_id, now), now, last.phase, last.phase_version, last.reason
-        )
+        logs = self._rules.logs(pod, plan, task_execution_id, now)
+        info: PhaseInfo = self._rules.phase_info(pod, logs, now, last.phase, last.phase_version, last.reason)
         return info
 
     def pod_log_context(self, pod: ObservedPod) -> PodLogContext:
@@ -197,22 +196,3 @@ class PodPhases:
 def _at_least(duration: Duration) -> timedelta:
     """The shortest time in microseconds, which is how fine times are here, that is not below ``duration``."""
     return timedelta(microseconds=-(-duration.nanoseconds // 1000))
-
-
-def _links_of(
-    pod: ObservedPod, plan: LinkPlan, task_execution_id: TaskExecutionId | None, now: datetime
-) -> tuple[TaskLog, ...]:
-    """Those of the first container, once there is a status; none of a pod about which nothing is known."""
-    if pod.status is not None and pod.status.phase == "Unknown":
-        return ()
-    values = links.pod_values(pod, 0, plan.used, now)
-    if values is None:
-        return ()
-    links.add_identity(values, plan.used, task_execution_id, dns1123_subdomain)
-    debugger = podphase.has_debugger(pod, 0)
-    rendered = None if plan.plain is None else plan.plain.render(values, debugger)
-    if rendered is not None:
-        return rendered
-    values = links.pod_values(pod, 0, links.ALL, now) or []
-    links.add_identity(values, links.ALL, task_execution_id, dns1123_subdomain)
-    return plan.substitute(values, has_debugger=debugger)

@@ -26,7 +26,7 @@ LOGS = (
 
 
 def rules(twin: Any, pending: timedelta | None) -> Any:
-    return twin.PodPhases(RESULTS, twin.Limits(*LIMITS, pending))
+    return twin.PodPhases(RESULTS, twin.Limits(*LIMITS, pending), str.upper)
 
 
 @given(
