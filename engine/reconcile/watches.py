@@ -14,6 +14,9 @@ from propfan.pluginmachinery.errors import ApiError, ExpiredError
 
 logger = structlog.get_logger(__name__)
 
+_REOPEN_S: Final = 0.5
+"""Pause after a watch that ended without a word; one that ended after some is opened again at once."""
+
 
 class Watcher:
     """Tells of every object of a kind, and of every change, at least once and in order.
@@ -77,19 +80,22 @@ class Watcher:
     async def _watch(self, version: str) -> None:
         while True:
             async with self._cluster.watch(self.kind, labels=self._labels, resource_version=version) as stream:
+                is_mute = True
                 while True:
                     events: Sequence[WatchEvent] | None = None
-                    with anyio.move_on_after(self._silence_s):
-                        events = await anext(stream, ())
-                    if events is None:
+                    with anyio.move_on_after(self._silence_s) as waiting:
+                        events = await anext(stream, None)
+                    if waiting.cancelled_caught:
                         logger.warning("watch is silent, opening it again", kind=str(self.kind))
-                        break
-                    if not events:
+                    if events is None:
                         break
                     for event in events:
                         if event.type is not WatchEventType.BOOKMARK:
                             self._on_event(event)
+                    is_mute = False
                     version = events[-1].object.metadata.resource_version
+            if is_mute:
+                await anyio.sleep(_REOPEN_S)
 
 
 def _key(item: ObservedObject) -> tuple[str, str]:

@@ -6,9 +6,10 @@ import argparse
 import multiprocessing
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
-_CHUNK = 50
+from tests.simulation import campaign, world
+from tests.simulation.plan import plan
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -24,47 +25,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _replay(options.seed, with_trace=options.trace)
     began = time.monotonic()
     failures = 0
-    for seed, problems in _outcomes(range(options.first, options.first + options.seeds), options.jobs):
+    for seed, problems in campaign.outcomes(range(options.first, options.first + options.seeds), options.jobs):
         if problems:
             failures += 1
             if failures <= options.show:
-                print(_explain(seed, problems), flush=True)
+                print(campaign.explain(seed, problems), flush=True)
     took_s = time.monotonic() - began
     print(f"{options.seeds} seeds, {failures} failed, {took_s:.1f} s, {1000 * took_s / options.seeds:.1f} ms each")
     return 1 if failures else 0
 
 
-def _outcomes(seeds: range, jobs: int) -> Iterator[tuple[int, list[str]]]:
-    if jobs <= 1:
-        yield from map(_play, seeds)
-        return
-    with multiprocessing.get_context("spawn").Pool(jobs) as pool:
-        yield from pool.imap(_play, seeds, chunksize=_CHUNK)
-
-
-def _play(seed: int) -> tuple[int, list[str]]:
-    from tests.simulation import world
-
-    return seed, world.run(seed).problems
-
-
 def _replay(seed: int, *, with_trace: bool) -> int:
-    from tests.simulation import world
-    from tests.simulation.plan import plan
-
     result = world.run(seed, with_trace=with_trace)
     if with_trace:
         print(plan(seed))
         print("\n".join(result.trace))
     print(f"seed {seed}: {result.took_s:.3f} virtual seconds, digest {result.digest}")
     if result.problems:
-        print(_explain(seed, result.problems))
+        print(campaign.explain(seed, result.problems))
     return 1 if result.problems else 0
-
-
-def _explain(seed: int, problems: Sequence[str]) -> str:
-    lines = "\n".join(f"  {problem}" for problem in problems[:8])
-    return f"seed {seed} failed:\n{lines}\n  replay: python -m tests.simulation --seed {seed} --trace"
 
 
 if __name__ == "__main__":

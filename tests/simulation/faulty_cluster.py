@@ -10,7 +10,6 @@ import anyio
 import msgspec
 
 from propfan.engine.cluster import Kind, ObjectList, ObservedObject, WatchEvent, WatchEventType
-from propfan.engine.embedded import EmbeddedCluster
 from propfan.pluginmachinery.errors import (
     ApiError,
     ConflictError,
@@ -21,6 +20,7 @@ from propfan.pluginmachinery.errors import (
 )
 from propfan.pluginmachinery.kubernetes_plugin import POD
 from tests.simulation.life import Life
+from tests.simulation.truth import Truth
 
 _LAG_OF_LISTS: Final = 40
 """Changes that a stale list may be behind by, at most."""
@@ -29,18 +29,18 @@ _LAG_OF_LISTS: Final = 40
 class FaultyCluster:
     """A ``Cluster`` in front of ``truth`` for one life."""
 
-    def __init__(self, truth: EmbeddedCluster, life: Life) -> None:
+    def __init__(self, truth: Truth, life: Life) -> None:
         self._truth: Final = truth
         self._life: Final = life
         self._watches = 0
         self._listed: set[Kind] = set()
 
     async def get(self, kind: Kind, namespace: str, name: str) -> ObservedObject:
-        return await self._call(f"get {kind} {name}", lambda: self._truth.get(kind, namespace, name))
+        return await self._call(f"get {kind} {name}", lambda: self._truth.cluster.get(kind, namespace, name))
 
     async def create(self, kind: Kind, body: bytes) -> ObservedObject:
         name = f"create {kind} {_name(body)}"
-        return await self._call(name, lambda: self._truth.create(kind, body), writes=True, needs_room=kind == POD)
+        return await self._call(name, lambda: self._truth.cluster.create(kind, body), writes=True, needs_room=kind == POD)
 
     async def patch(
         self,
@@ -53,7 +53,7 @@ class FaultyCluster:
         resource_version: str = "",
     ) -> ObservedObject:
         async def action() -> ObservedObject:
-            return await self._truth.patch(
+            return await self._truth.cluster.patch(
                 kind, namespace, name, patch, subresource=subresource, resource_version=resource_version
             )
 
@@ -63,7 +63,7 @@ class FaultyCluster:
         self, kind: Kind, namespace: str, name: str, *, uid: str = "", grace_period_s: int | None = None
     ) -> None:
         async def action() -> None:
-            await self._truth.delete(kind, namespace, name, uid=uid, grace_period_s=grace_period_s)
+            await self._truth.cluster.delete(kind, namespace, name, uid=uid, grace_period_s=grace_period_s)
 
         await self._call(f"delete {kind} {name}", action, writes=True)
 
@@ -83,7 +83,7 @@ class FaultyCluster:
         async def action() -> ObjectList:
             if is_stale and is_first:
                 return self._past(kind, labels)
-            return await self._truth.list(
+            return await self._truth.cluster.list(
                 kind, namespace=namespace, labels=labels, limit=limit, continue_token=continue_token
             )
 
@@ -93,25 +93,23 @@ class FaultyCluster:
 
     def _past(self, kind: Kind, labels: Mapping[str, str] | None) -> ObjectList:
         """The objects as they were some changes ago."""
-        changes = self._truth._table(kind).history.changes
+        changes = self._truth.changes[kind]
         back = self._life.dice.integer(0, _LAG_OF_LISTS, "back", self._life.number, str(kind))
         kept = changes[: max(0, len(changes) - back)]
         if not kept:
-            return ObjectList((), "1" if changes else str(self._truth._commits.committed_version))
-        found: dict[tuple[str, str], ObservedObject] = {}
-        for change in kept:
-            seen = change.event.object
-            key = seen.metadata.namespace, seen.metadata.name
-            found.pop(key, None)
-            if change.event.type is not WatchEventType.DELETED:
-                found[key] = seen
+            return ObjectList((), "1")
+        found: dict[str, ObservedObject] = {}
+        for event in kept:
+            found.pop(event.object.metadata.name, None)
+            if event.type is not WatchEventType.DELETED:
+                found[event.object.metadata.name] = event.object
         items = [
             seen
             for seen in found.values()
             if all(seen.metadata.labels.get(name) == value for name, value in (labels or {}).items())
         ]
         self._life.tell(f"list {kind} is {back} changes old")
-        return ObjectList(items, str(kept[-1].version))
+        return ObjectList(items, kept[-1].object.metadata.resource_version)
 
     @asynccontextmanager
     async def watch(
@@ -124,7 +122,7 @@ class FaultyCluster:
         self._watches += 1
         number = self._watches
         async with (
-            self._truth.watch(kind, namespace=namespace, labels=labels, resource_version=resource_version) as stream,
+            self._truth.cluster.watch(kind, namespace=namespace, labels=labels, resource_version=resource_version) as stream,
             aclosing(self._stream(kind, stream, number)) as told,
         ):
             yield told

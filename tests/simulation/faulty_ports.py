@@ -30,11 +30,12 @@ class Record:
         self._lives: Final[dict[str, int]] = {}
 
     def add(self, event: TaskEvent, life: int) -> None:
-        known = self.events.setdefault(event.key, event)
-        if known is not event:
+        known = self.events.get(event.key)
+        if known is not None:
             if _what_matters(known) != _what_matters(event):
                 self.contradictions.append((known, event, self._lives[event.key], life))
             return
+        self.events[event.key] = event
         self._lives[event.key] = life
         if event.is_final:
             self.finals.setdefault(event.uid, []).append((event.key, life))

@@ -98,7 +98,7 @@ def unfinished(world: World) -> list[str]:
 async def judge(world: World) -> list[str]:
     """At the end of a world in which every task is over."""
     problems = [*world.kubelet.violations, *world.service.violations, *_memory(world)]
-    pods = (await world.truth.list(POD)).items
+    pods = (await world.cluster.list(POD)).items
     for task in world.plan.tasks:
         problems += await _judge_task(world, task)
     for pod in pods:
@@ -153,7 +153,7 @@ async def _judge_task(world: World, task: Task) -> list[str]:
     if len(finals) > 1 and len({life for _, life in finals}) == 1:
         problems.append(f"{name}: ended {len(finals)} times: {finals}")
     try:
-        seen = await world.truth.get(TASK_ACTION, "default", name)
+        seen = await world.cluster.get(TASK_ACTION, "default", name)
     except NotFoundError:
         return problems if task.delete_at_s is not None else [*problems, f"{name}: is gone"]
     if seen.metadata.deletion_timestamp is not None:
@@ -179,6 +179,8 @@ def _allowed(world: World, task: Task) -> Sequence[Ending]:
         allowed.append(Ending(Outcome.ABORTED))
     if world.plan.faults.charges or task.lose_object_at_s is not None:
         allowed.append(Ending(Outcome.FAILED, 0, "MaxSystemFailuresExceeded"))
+    if world.plan.faults.charges:
+        allowed.append(Ending(Outcome.FAILED, 0, "InvalidPluginObject"))
     return allowed
 
 

@@ -47,6 +47,7 @@ from tests.simulation.life import Life
 from tests.simulation.nodes import Kubelet, Service
 from tests.simulation.plan import MAX_SYSTEM_FAILURES, Kind, Plan, Task, plan
 from tests.simulation.plugins import CorePlugin, PodPlugin
+from tests.simulation.truth import Truth
 from tests.simulation.virtual_time import VirtualClock, VirtualLoop
 
 LIMIT_S: Final = 100_000.0
@@ -107,7 +108,7 @@ def _innermost(error: BaseException) -> BaseException:
 
 def _configure_logs(tell: Callable[[str], None] | None) -> None:
     if tell is None:
-        structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL + 1))
+        structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
         return
 
     def keep(logger: Any, method: str, event: Any) -> str:
@@ -146,15 +147,16 @@ class World:
 
     async def play(self) -> None:
         uids = itertools.count(1)
-        async with EmbeddedCluster.open(
-            clock=self.clock.now, new_uid=lambda: f"uid-{next(uids)}"
-        ) as self.truth:
+        async with EmbeddedCluster.open(clock=self.clock.now, new_uid=lambda: f"uid-{next(uids)}") as self.cluster:
+            self.truth = Truth(self.cluster)
             faults = self.plan.faults
             self.kubelet = Kubelet(
-                self.truth, self.store, self._tasks, self.dice, faults.stuck_terminating, self.tell
+                self.cluster, self.store, self._tasks, self.dice, faults.stuck_terminating, self.tell
             )
             self.service = Service(self._tasks, self.dice, self.tell)
             async with anyio.create_task_group() as group:
+                group.start_soon(self.truth.follow, TASK_ACTION)
+                group.start_soon(self.truth.follow, POD)
                 group.start_soon(self.kubelet.run)
                 group.start_soon(self._monitor)
                 for task in self.plan.tasks:
@@ -208,7 +210,7 @@ class World:
         return reconciler
 
     def _on_final(self, live: LiveTask) -> None:
-        stored = self.truth._table(TASK_ACTION).get(*live.key)
+        stored = self.truth.latest.get((TASK_ACTION, live.key.name))
         if stored is not None and stored.metadata.uid == live.identity.uid and oracle.verdict(stored) is None:
             self.problems.append(f"{live.key}: called final before its verdict was written")
 
@@ -216,7 +218,7 @@ class World:
 
     async def _use(self, task: Task) -> None:
         await anyio.sleep(task.submit_at_s)
-        stored = await self.truth.create(TASK_ACTION, _task_action(task))
+        stored = await self.cluster.create(TASK_ACTION, _task_action(task))
         self.uids[task.name] = stored.metadata.uid
         name = stored.metadata.name
         async with anyio.create_task_group() as group:
@@ -239,25 +241,25 @@ class World:
 
     async def _abort(self, name: str) -> None:
         patch = {"metadata": {"annotations": {ABORT_ANNOTATION: "enough"}}}
-        await self.truth.patch(TASK_ACTION, "default", name, patch)
+        await self.cluster.patch(TASK_ACTION, "default", name, patch)
 
     async def _delete(self, name: str) -> None:
-        await self.truth.delete(TASK_ACTION, "default", name)
+        await self.cluster.delete(TASK_ACTION, "default", name)
 
     async def _signal(self, name: str) -> None:
         patch = {"status": {"signalValue": b"yes", "signalledBy": "ann", "signalledAt": self.clock.now()}}
-        await self.truth.patch(TASK_ACTION, "default", name, patch, subresource="status")
+        await self.cluster.patch(TASK_ACTION, "default", name, patch, subresource="status")
 
     async def _lose(self, name: str) -> None:
-        for pod in (await self.truth.list(POD)).items:
+        for pod in (await self.cluster.list(POD)).items:
             if pod.metadata.owner_references[0].name == name:
                 self.tell(f"somebody deletes {pod.metadata.name}")
-                await self.truth.delete(POD, "default", pod.metadata.name)
+                await self.cluster.delete(POD, "default", pod.metadata.name)
 
     # -- What is watched all the time --------------------------------------------------------------
 
     async def _monitor(self) -> None:
-        async with self.truth.watch(TASK_ACTION, resource_version="0") as stream:
+        async with self.cluster.watch(TASK_ACTION, resource_version="0") as stream:
             async for batch in stream:
                 for event in batch:
                     seen = event.object
