@@ -13,7 +13,7 @@ from typing import Any, Final, NamedTuple
 import msgspec
 
 from propfan._speedups import links
-from propfan._speedups.pods import Condition, ContainerStatus, ObservedPod, State, Status, Terminated, Waiting
+from propfan._speedups.pods import Condition, ContainerStatus, ObservedPod, Spec, State, Status, Terminated, Waiting
 
 _UNDEFINED: Final = 0
 _QUEUED: Final = 3
@@ -205,7 +205,7 @@ class PodPhases:
                 return _waits(_UNDEFINED, 0, "")
         if annotations is None or annotations.primary_container_name is None:
             return self._unnamed(status)
-        return self.primary(pod, annotations.primary_container_name)
+        return self._primary(status, pod.spec, annotations.primary_container_name)
 
     def _unnamed(self, status: Status | None) -> Verdict:
         """A running pod that does not say which container is the task's: all of them are."""
@@ -220,12 +220,13 @@ class PodPhases:
             return self.succeeded(status)
         return _waits(_RUNNING, 1, "")
 
-    def primary(self, pod: ObservedPod, name: str) -> Verdict:
+    def _primary(self, status: Status | None, spec: Spec[Any] | None, name: str) -> Verdict:
         """A running pod whose container ``name`` decides."""
-        if pod.status is not None and pod.status.container_statuses is not None:
-            for status in pod.status.container_statuses:
-                if status.name == name:
-                    state = status.state
+        statuses = None if status is None else status.container_statuses
+        if statuses is not None:
+            for container_status in statuses:
+                if container_status.name == name:
+                    state = container_status.state
                     if state is None:
                         break
                     if state.waiting is not None or state.running is not None:
@@ -233,7 +234,7 @@ class PodPhases:
                     if state.terminated is None:
                         break
                     return self._primary_ended(name, state.terminated)
-        containers = None if pod.spec is None else pod.spec.containers
+        containers = None if spec is None else spec.containers
         if containers is not None:
             for container in containers:
                 if container.name == name:
@@ -373,7 +374,7 @@ class PodPhases:
         if values is None:
             return ()
         links.add_identity(values, plan.used, task_execution_id, self._subdomain)
-        debugged = has_debugger(pod, 0)
+        debugged = plan.needs_environment and has_debugger(pod, 0)
         rendered: tuple[Any, ...] | None = None if plan.plain is None else plan.plain.render(values, debugged)
         if rendered is not None:
             return rendered
@@ -432,21 +433,19 @@ class PodPhases:
         return self._execution_error(verdict.code, verdict.message, kind)
 
     def task_info(self, pod: ObservedPod, logs: tuple[Any, ...], now: datetime) -> Any:
-        occurred = self.occurred_at(pod)
+        status = pod.status
+        occurred = None if status is None else self._occurred_at(status)
         if occurred is None:
             occurred = now
-        reported = self._completed_at(pod)
+        reported = None if status is None else self._completed_at(status)
         if reported is None:
             reported = occurred
         context = self._log_context((self.pod_log_context(pod),), pod.metadata.name)
         return self._task_info(occurred, reported, logs, context)
 
-    def occurred_at(self, pod: ObservedPod) -> datetime | None:
+    def _occurred_at(self, status: Status) -> datetime | None:
         """The latest start or end of a container in whole seconds; ``None`` when there is none."""
-        status = pod.status
         latest = None
-        if status is None:
-            return None
         for statuses in (status.container_statuses, status.init_container_statuses):
             if statuses is not None:
                 for container in statuses:
@@ -454,16 +453,17 @@ class PodPhases:
                     if state is None:
                         continue
                     when = None
-                    if state.running is not None:
-                        when = state.running.started_at
+                    running = state.running
+                    if running is not None:
+                        when = running.started_at
                     elif state.terminated is not None:
                         when = state.terminated.finished_at
                     if when is not None and when != _UNSET and (latest is None or when > latest):
                         latest = when
         return latest.replace(microsecond=0) if latest is not None and latest.microsecond else latest
 
-    def _completed_at(self, pod: ObservedPod) -> datetime | None:
-        conditions = None if pod.status is None else pod.status.conditions
+    def _completed_at(self, status: Status) -> datetime | None:
+        conditions = status.conditions
         latest = None
         if conditions is not None:
             for condition in conditions:
@@ -494,8 +494,9 @@ class PodPhases:
             start: datetime | None = None
             end: datetime | None = None
             if state is not None:
-                if state.running is not None:
-                    start = state.running.started_at or _UNSET
+                running = state.running
+                if running is not None:
+                    start = running.started_at or _UNSET
                 elif state.terminated is not None:
                     start = state.terminated.started_at or _UNSET
                     end = state.terminated.finished_at or _UNSET

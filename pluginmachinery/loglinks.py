@@ -211,12 +211,14 @@ class LinkPlan:
     Attributes:
         plain: What fills the places found beforehand; ``None`` when the templates nest braces.
         used: The slots that ``plain`` needs, as bits.
+        needs_environment: Whether a debugger in the pod makes a difference.
     """
 
     def __init__(self, found: Sequence[_Link]) -> None:
         self._links = tuple(found)
         self._by_own_names: dict[tuple[str, ...], links.PlainLinks | None] = {}
         self.plain, self.used = _take_apart(self._links, ())
+        self.needs_environment = any(link.only_with_debugger for link in self._links)
 
     def render(self, given: LogInput) -> tuple[TaskLog, ...]:
         """The links of one log, in the order in which they are shown."""
