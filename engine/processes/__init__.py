@@ -4,6 +4,11 @@
 life and ``statuses`` words it as a kubelet does. ``process`` starts, finds and signals containers;
 ``supervisor`` is the program that stands between and keeps their exit codes. ``environment`` makes
 variables and command lines, ``logs`` keeps the output, ``refusals`` knows what can not be done.
+
+A pod here is not isolated: its containers have the machine's files, users, network and programs.
+Requests are reserved on placement; CPU limits are not enforced, and memory limits are by looking,
+so a burst between two looks can exceed them. Counted resources such as GPUs are not assigned to
+processes. Logs are not rotated.
 """
 
 from __future__ import annotations

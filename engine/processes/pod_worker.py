@@ -491,6 +491,5 @@ async def end_processes(directory: Path) -> None:
 
 async def clear(directory: Path) -> None:
     """Removes what a pod that is gone left behind."""
-    if await anyio.to_thread.run_sync(directory.is_dir):
-        await end_processes(directory)
-        await anyio.to_thread.run_sync(functools.partial(shutil.rmtree, directory, ignore_errors=True))
+    await end_processes(directory)
+    await anyio.to_thread.run_sync(functools.partial(shutil.rmtree, directory, ignore_errors=True))

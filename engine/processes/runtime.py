@@ -255,7 +255,8 @@ class ProcessRuntime:
             worker.vanish()
         else:
             self._finished.discard(uid)
-            self._tasks.start_soon(pod_worker.clear, self._node.pod_dir(uid))
+            if self._node.pod_dir(uid).exists():
+                self._tasks.start_soon(pod_worker.clear, self._node.pod_dir(uid))
             if self._scheduler.remove(uid):
                 self._wake.set()
 

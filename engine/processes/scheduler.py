@@ -76,7 +76,7 @@ def effective_requests(pod: Pod) -> Requests:
     containers and with every init container after it.
 
     Raises:
-        ValueError: a request is no quantity.
+        ValueError: a request is no quantity, or is negative.
     """
     sidecars: Counter[str] = Counter()
     peak: Counter[str] = Counter()
@@ -97,7 +97,15 @@ def effective_requests(pod: Pod) -> Requests:
 
 
 def _nanos(texts: Mapping[str, str]) -> Counter[str]:
-    return Counter({name: quantities.nanos(text) for name, text in texts.items()})
+    found: Counter[str] = Counter()
+    for name, text in texts.items():
+        try:
+            found[name] = quantities.nanos(text)
+        except ValueError as error:
+            raise ValueError(f"resources: {name}: {text!r}: {error}") from error
+        if found[name] < 0:
+            raise ValueError(f"resources: {name}: {text!r} is negative")
+    return found
 
 
 class Placed(msgspec.Struct, frozen=True):

@@ -57,6 +57,12 @@ def test_overhead_comes_on_top_and_a_limit_stands_for_a_missing_request() -> Non
     assert effective_cpu(containers=limited, overhead={"cpu": "250m"}) == 2.25
 
 
+@pytest.mark.parametrize("amount", ["-1", "many", ""])
+def test_a_request_that_is_none_is_refused(amount: str) -> None:
+    with pytest.raises(ValueError, match=f"resources: cpu: '{amount}'"):
+        effective_cpu(containers=cpus(amount))
+
+
 def test_first_come_first_served() -> None:
     scheduler = Scheduler(requests(cpu=2))
     for uid in ("a", "b", "c"):
