@@ -223,7 +223,7 @@ class ProcessRuntime:
         uid = observed.metadata.uid
         try:
             pod = pods.decode(observed)
-            requests = effective_requests(pod)
+            requests = {} if uid in self._scheduler else effective_requests(pod)
         except (DecodeError, ValueError) as error:
             if uid not in self._finished:
                 self._finished.add(uid)

@@ -135,14 +135,18 @@ class Scheduler:
         """In nanos; 0 for a resource that is not there."""
         return self._capacity.get(resource, 0)
 
+    def __contains__(self, uid: str) -> bool:
+        """Whether a pod waits or is placed."""
+        return uid in self._placed or uid in self._waiting
+
     def add(self, uid: str, requests: Requests) -> None:
         """Last in the queue; a pod that is known already keeps its place."""
-        if uid not in self._placed:
-            self._waiting.setdefault(uid, requests)
+        if uid not in self:
+            self._waiting[uid] = requests
 
     def assume(self, uid: str, requests: Requests) -> None:
-        """A pod that is placed already, however full that makes the node."""
-        self._waiting.pop(uid, None)
+        """A pod that is placed already, however full that makes the node. One that waited wants what it wanted."""
+        requests = self._waiting.pop(uid, requests)
         if uid not in self._placed:
             self._placed[uid] = requests
             self._used.update(requests)

@@ -105,6 +105,18 @@ def test_the_number_of_pods_is_limited() -> None:
     assert scheduler.place() == [Unschedulable("b", "0/1 nodes are available: 1 Too many pods.")]
 
 
+def test_a_waiting_pod_that_others_place_counts_as_it_was_added() -> None:
+    scheduler = Scheduler(requests(cpu=1))
+    scheduler.add("a", requests(cpu=1))
+    scheduler.assume("a", {})
+    scheduler.add("b", requests(cpu=1))
+    assert [d for d in scheduler.place() if isinstance(d, Placed)] == []
+    assert "a" in scheduler
+    scheduler.remove("a")
+    assert "a" not in scheduler
+    assert scheduler.place() == [Placed("b")]
+
+
 def test_a_pod_given_back_is_the_first_again() -> None:
     scheduler = Scheduler(requests(cpu=1))
     scheduler.add("a", requests(cpu=1))
