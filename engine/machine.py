@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Callable, Mapping, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from types import MappingProxyType
 from typing import Any, Final
 
@@ -76,11 +76,12 @@ def next_wake(state: TaskState) -> tuple[datetime, str] | None:
     """When the task must be looked at without any event, and why; ``None`` only when it has ended."""
     if state.stage is Stage.ENDED:
         return None
-    wake, why = (state.observed_at or state.created_at) + seconds(state.limits.resync_s), "safety resync"
-    if state.retry_at is not None and state.retry_at < wake:
+    if state.retry_at is not None:  # nothing is tried before, whatever else is due
         wake, why = state.retry_at, f"next try to {goal(state).value}"
-    if state.recheck_at is not None and state.recheck_at < wake:
-        wake, why = state.recheck_at, "the plugin asked to be asked again"
+    else:
+        wake, why = (state.observed_at or state.created_at) + seconds(state.limits.resync_s), "safety resync"
+        if state.recheck_at is not None and state.recheck_at < wake:
+            wake, why = state.recheck_at, "the plugin asked to be asked again"
     for limit, when in _time_limits(state):
         if when < wake:
             wake, why = when, limit.value
@@ -181,8 +182,12 @@ def _cache_busy(state: TaskState, event: CacheBusy, now: datetime) -> Step:
 
 def _launched(state: TaskState, event: Launched, now: datetime) -> Step:
     """The object is there: watch it."""
-    state = _fresh_goal(state, Stage.ACTIVE, observed_at=now)
+    state = _fresh_goal(state, Stage.ACTIVE, observed_at=now, recheck_at=now + _FIRST_LOOK)
     return advance(state, Phase.QUEUED, 0, event.reason, now)
+
+
+_FIRST_LOOK: Final = timedelta(seconds=1)
+"""An object that is silent for so long after its creation is looked at all the same: its plugin may know a limit."""
 
 
 def _refuse(state: TaskState, event: Refused, now: datetime) -> Step:
@@ -302,7 +307,9 @@ def _missing_outputs(state: TaskState, event: Faulted, now: datetime) -> Step:
 def _relaunch(state: TaskState, event: ObjectGone, now: datetime) -> Step:
     """The old object is away: the next one may come, after its back-off."""
     waits = state.launch_at if state.launch_at is not None and state.launch_at > now else None
-    state = _fresh_goal(state, Stage.LAUNCHING, queued_since=now, observed_at=now, launch_at=None)
+    state = _fresh_goal(
+        state, Stage.LAUNCHING, queued_since=waits or now, observed_at=now, launch_at=None, removing_attempt=0
+    )
     return Step(_replace(state, retry_at=waits))
 
 
@@ -351,7 +358,7 @@ _ROWS: Final[dict[Stage, dict[type[Event], Move]]] = {
     Stage.ACTIVE: {**_TRYING, Observed: _observe, ObjectLost: _lost},
     Stage.COLLECTING: {**_ANY_TIME, Delayed: _delay, Collected: _collect, Faulted: _missing_outputs},
     Stage.CLEANING: {**_ANY_TIME, Delayed: _delay, Faulted: _stuck, ObjectGone: _relaunch},
-    Stage.PAUSED: {**_ANY_TIME, Signaled: _signal, Delayed: _delay},
+    Stage.PAUSED: {**_ANY_TIME, Signaled: _signal, Delayed: _delay, Faulted: _stuck},
     Stage.ENDING: {**_LATE, Delayed: _delay, Faulted: _stuck, Finalized: _finalized},
     Stage.ENDED: _LATE,
 }  # fmt: skip

@@ -40,6 +40,8 @@ class Stage(enum.Enum):
     ENDING = "Ending"
     ENDED = "Ended"
 
+    __hash__ = object.__hash__  # tables are keyed by it, and Enum's own is in Python
+
     @property
     def is_over(self) -> bool:
         """The verdict is known and final."""

@@ -7,7 +7,7 @@ from typing import Final
 import msgspec
 
 from propfan.engine.cluster import Cluster, ObservedObject
-from propfan.engine.reconcile.live_task import LiveTask
+from propfan.engine.reconcile.live_task import LiveTask, version_of
 from propfan.engine.reconcile.task_context import RoundContext
 from propfan.engine.task_state import (
     Delayed,
@@ -60,7 +60,7 @@ class KubernetesRunner:
         self._config: Final = config
 
     def object_name(self, ctx: RoundContext) -> str:
-        return object_metadata.object_name(ctx.metadata, self.loaded.properties)
+        return ctx.object_name(self.loaded.properties)
 
     async def launch(self, live: LiveTask, ctx: RoundContext) -> Event:
         """Creates the attempt's object, or finds the one that is there already."""
@@ -79,9 +79,17 @@ class KubernetesRunner:
         except (ThrottledError, UnavailableError) as error:
             return Delayed(str(error), error.retry_after_s)
         except ApiError as error:
+            if error.status >= 500:
+                return Delayed(str(error), error.retry_after_s)
             return Faulted(error.reason, f"failed to create resource: {error}")
-        live.object, live.object_was_deleted = created, False
+        self._remember_created(live, created)
         return Launched()
+
+    def _remember_created(self, live: LiveTask, created: ObservedObject) -> None:
+        """The watch may have told of it, and of later changes, before the answer came."""
+        seen = live.object
+        if seen is None or seen.metadata.uid != created.metadata.uid or version_of(seen) <= version_of(created):
+            live.object, live.object_was_deleted, live.must_look = created, False, False
 
     async def _adopt(self, live: LiveTask, ctx: RoundContext) -> Event:
         found = await self._read(ctx)

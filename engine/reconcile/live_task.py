@@ -87,7 +87,7 @@ class LiveTask:
 
 
 def version_of(seen: ObservedObject) -> int:
-    """resourceVersion as a number; versions of one kind are comparable (Kubernetes 1.35 promises it)."""
+    """The resourceVersion as a number; versions of one kind are comparable (Kubernetes 1.35 promises it)."""
     try:
         return int(seen.metadata.resource_version)
     except ValueError:

@@ -7,8 +7,9 @@ unsent events in it, so that they survive a restart.
 
 from __future__ import annotations
 
+import asyncio
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Sized
 from datetime import timedelta
 from typing import Final
 
@@ -29,6 +30,9 @@ logger = structlog.get_logger(__name__)
 
 MAX_UNSENT: Final = 64
 """Events a task keeps while the sink is down; of the oldest, those that are not final go first."""
+
+_LINGER_TURNS: Final = 20
+_LONGEST_LINGER: Final = timedelta(seconds=2)
 
 _FLUSHERS: Final = 4
 _WRITERS: Final = 256
@@ -83,7 +87,9 @@ class Publisher:
             live.write_at = now
             self.due(live)
         elif live.write_at is None:
-            live.write_at = now + self._linger
+            # Changes follow one another by some turns of the loop, which are long under load.
+            under_load = min(self._timers.late_by * _LINGER_TURNS, _LONGEST_LINGER)
+            live.write_at = now + max(self._linger, under_load)
             self._timers.set(live, live.write_at)
 
     def due(self, live: LiveTask) -> None:
@@ -114,7 +120,7 @@ class Publisher:
 
     async def _flush_events(self) -> None:
         while True:
-            await self._send_more.wait_until(lambda: bool(self._to_send))
+            await self._send_more.wait_for(self._to_send)
             lives: list[LiveTask] = []
             batch: list[TaskEvent] = []
             while self._to_send and len(batch) < self._config.event_batch:
@@ -122,10 +128,10 @@ class Publisher:
                 lives.append(live)
                 batch += live.unsent
             await self._record(lives, batch)
-            sent = {event.key for event in batch}
+            sent = {id(event) for event in batch}
             for live in lives:
                 live.is_publishing = False
-                live.unsent = tuple(event for event in live.unsent if event.key not in sent)
+                live.unsent = tuple([event for event in live.unsent if id(event) not in sent])
                 if live.unsent:
                     live.is_publishing = True
                     self._to_send.append(live)
@@ -158,7 +164,7 @@ class Publisher:
 
     async def _write_statuses(self) -> None:
         while True:
-            await self._write_more.wait_until(lambda: bool(self._to_write))
+            await self._write_more.wait_for(self._to_write)
             live = self._to_write.popleft()
             await self._write(live)
 
@@ -196,23 +202,28 @@ class Publisher:
 class Signal:
     """Wakes one waiter for each piece of work that is there."""
 
+    # asyncio's futures, for every turn and every write waits here: an anyio.Event takes four times as long.
+
     def __init__(self) -> None:
-        self._condition: Final[deque[anyio.Event]] = deque()
+        self._idle: Final[list[asyncio.Future[None]]] = []
 
     def give(self) -> None:
-        if self._condition:
-            self._condition.popleft().set()
+        while self._idle:
+            waiter = self._idle.pop()
+            if not waiter.done():
+                waiter.set_result(None)
+                return
 
-    async def wait_until(self, is_there: Callable[[], bool]) -> None:
-        """Returns once ``is_there()``; the caller takes the work before it awaits anything else."""
-        while not is_there():
-            event = anyio.Event()
-            self._condition.append(event)
+    async def wait_for(self, work: Sized) -> None:
+        """Returns once ``work`` is not empty; the caller takes of it before it awaits anything else."""
+        while not work:
+            waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            self._idle.append(waiter)
             try:
-                await event.wait()
+                await waiter
             except BaseException:
-                if event in self._condition:
-                    self._condition.remove(event)
+                if waiter.done() and not waiter.cancelled():
+                    self.give()  # somebody else must take what this one was woken for
                 raise
 
 

@@ -30,7 +30,7 @@ from propfan.engine.reconcile.live_task import (
     version_of,
 )
 from propfan.engine.reconcile.publisher import Publisher, Signal, keep_unsent
-from propfan.engine.reconcile.rounds import Rounds, limits_of
+from propfan.engine.reconcile.rounds import Rounds
 from propfan.engine.reconcile.timers import Timers
 from propfan.engine.reconcile.watches import Watcher
 from propfan.engine.task_events import EventSink, to_event
@@ -85,7 +85,7 @@ class Reconciler:
         self._became_idle: anyio.Event | None = None
         self._queue: Final[deque[LiveTask]] = deque()
         self._work: Final = Signal()
-        self._timers: Final[Timers[LiveTask]] = Timers(clock, self._on_timer)
+        self._timers: Final[Timers[LiveTask]] = Timers(clock, self._on_timer, self._is_driven)
         self._publisher: Final = Publisher(
             cluster, sink, config, clock, self._timers, on_written=self._on_written, on_vanished=self._drop
         )
@@ -167,7 +167,7 @@ class Reconciler:
         decoded: TaskAction | None = None
         try:
             decoded = decode(seen)
-            state, unsent = status.load(decoded, limits_of(decoded, self._config))
+            state, unsent = status.load(decoded, self._rounds.limits_of(key, decoded))
         except DecodeError as error:
             logger.warning("task can not be read", task=str(key), error=str(error))
             created = seen.metadata.creation_timestamp or self._clock.now()
@@ -215,17 +215,27 @@ class Reconciler:
                 live.object_was_deleted = live.must_look = True
                 self._enqueue(live)
 
+    def _is_driven(self, live: LiveTask) -> bool:
+        return self._live.get(live.key) is live
+
     def _on_timer(self, live: LiveTask) -> None:
         now = self._clock.now()
         self._publisher.due(live)
         if live.wake_at is not None and live.wake_at <= now:
             live.wake_at = None
-            self._enqueue(live)
+            wake = machine.next_wake(live.state)
+            if wake is not None and wake[0] > now:  # plans have changed since the time was set
+                self._arm(live, now)
+            else:
+                self._enqueue(live)
 
     def _on_written(self, live: LiveTask) -> None:
-        if live.state.outcome is not None and live.is_durable:
+        if not live.is_durable:
+            return
+        if live.state.outcome is not None:
             self._on_final(live)
-        self._enqueue(live)
+        if machine.must_be_durable(live.state):
+            self._enqueue(live)
 
     # -- Turns -------------------------------------------------------------------------------------
 
@@ -247,7 +257,7 @@ class Reconciler:
 
     async def _serve(self, worker: _Worker) -> None:
         while True:
-            await self._work.wait_until(self._has_work)
+            await self._work.wait_for(self._queue)
             live = self._queue.popleft()
             live.is_queued, live.is_busy = False, True
             worker.live, worker.since = live, self._clock.now()
@@ -259,9 +269,6 @@ class Reconciler:
                 self._release(worker)
                 raise
             self._release(worker)
-
-    def _has_work(self) -> bool:
-        return bool(self._queue)
 
     def _release(self, worker: _Worker) -> None:
         live, worker.live = worker.live, None
@@ -285,11 +292,13 @@ class Reconciler:
     async def _turn(self, live: LiveTask) -> None:
         """Rounds until the task has to wait; a task that never waits lets others go first."""
         for _ in range(_ROUNDS_A_TURN):
-            if self._live.get(live.key) is not live:
+            if not self._is_driven(live):
                 return
-            event = await self._rounds.next_event(live)
+            live.is_queued = False  # the round considers all that came until now
+            now = self._clock.now()
+            event = await self._rounds.next_event(live, now)
             if event is None:
-                self._arm(live)
+                self._arm(live, now)
                 return
             self._apply(live, event)
             if live.is_ended:
@@ -315,12 +324,12 @@ class Reconciler:
     def _output_uri(self, live: LiveTask) -> str:
         return self._rounds.output_uri(live)
 
-    def _arm(self, live: LiveTask) -> None:
+    def _arm(self, live: LiveTask, now: datetime) -> None:
         """Every task that is not over has a next wake-up."""
         wake = machine.next_wake(live.state)
         if wake is None:
             return
-        when, now = wake[0], self._clock.now()
+        when = wake[0]
         if when <= now:  # it waits for its own write, which calls it back
             when = now + seconds(live.state.limits.resync_s)
         if live.wake_at is None or when < live.wake_at:
@@ -328,8 +337,9 @@ class Reconciler:
             self._timers.set(live, when)
 
     def _drop(self, live: LiveTask) -> None:
-        if self._live.get(live.key) is live:
+        if self._is_driven(live):
             del self._live[live.key]
+            self._timers.abandoned()
         self._rounds.forget(live.key)
         if not self._live and self._became_idle is not None:
             self._became_idle.set()

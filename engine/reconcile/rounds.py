@@ -18,7 +18,7 @@ from propfan.engine.reconcile import limits
 from propfan.engine.reconcile.core_runner import CoreRunner
 from propfan.engine.reconcile.kubernetes_runner import KubernetesRunner
 from propfan.engine.reconcile.live_task import LiveTask, TaskKey, decode
-from propfan.engine.reconcile.task_context import Ports, RoundContext, TaskValues, parse_template
+from propfan.engine.reconcile.task_context import Ports, RoundContext, TaskValues
 from propfan.engine.task_cache import CacheAnswer, TaskCache
 from propfan.engine.task_state import (
     AbortRequested,
@@ -75,7 +75,9 @@ from propfan.pluginmachinery.taskaction import (
 logger = structlog.get_logger(__name__)
 
 _VALUES_KEPT: Final = 1024
-"""Tasks whose decoded values are kept between rounds; the rest is decoded again, about 20 us each."""
+"""Tasks whose decoded values are kept between rounds; the rest is decoded again, about 30 us each."""
+
+_LIMITS_KEPT: Final = 1024
 
 
 class Rounds:
@@ -92,21 +94,25 @@ class Rounds:
         self._clock: Final = clock
         self._runners: Final[dict[str, KubernetesRunner | CoreRunner]] = {}
         self._values: Final[OrderedDict[TaskKey, TaskValues]] = OrderedDict()
+        self._limits: Final[dict[Limits, Limits]] = {}
+        """One of each, for most tasks have the same."""
 
-    async def next_event(self, live: LiveTask) -> Event | None:
+    async def next_event(self, live: LiveTask, now: datetime) -> Event | None:
         """What happens to the task next; ``None`` when there is nothing to do but wait."""
-        state, now = live.state, self._clock.now()
+        state = live.state
         demand = self._demanded(live)
         if demand is not None:
             return demand
         limit = machine.reached_limit(state, now)
         if limit is not None:
-            last_look = await self._pursue(live, now) if state.stage is Stage.ACTIVE and live.must_look else None
+            may_have_ended = state.stage is Stage.PAUSED or (state.stage is Stage.ACTIVE and live.must_look)
+            last_look = await self._pursue(live, now) if may_have_ended else None
             live.must_look = False
             return last_look if _is_an_end(last_look) else TimedOut(limit)
         if not live.may_pursue or (state.retry_at is not None and state.retry_at > now and not self._is_poked(live)):
             return None
-        if state.stage in (Stage.ACTIVE, Stage.PAUSED) and not self._must_look(live, now):
+        stage = state.stage
+        if (stage is Stage.ACTIVE or stage is Stage.PAUSED) and not self._must_look(live, now):
             return None
         live.must_look = False
         return await self._pursue(live, now)
@@ -128,8 +134,10 @@ class Rounds:
         return live.must_look and live.state.stage in (Stage.CLEANING, Stage.ENDING)
 
     def _must_look(self, live: LiveTask, now: datetime) -> bool:
+        if live.must_look:
+            return True
         wake = machine.next_wake(live.state)
-        return live.must_look or (wake is not None and wake[0] <= now)
+        return wake is not None and wake[0] <= now
 
     async def _pursue(self, live: LiveTask, now: datetime) -> Event | None:
         """The goal's result; whatever a plugin or a port does wrong becomes an event of this task alone."""
@@ -143,8 +151,12 @@ class Rounds:
             return Delayed(str(error), 0.05)
         except TaskError as error:
             return Faulted(code_of(error), error.message, is_permanent=isinstance(error, PermanentError))
+        except ApiError as error:
+            if error.status >= 500:  # the cluster's trouble, not the task's
+                return Delayed(str(error), error.retry_after_s)
+            return Faulted(error.reason, str(error))
         except PropfanError as error:
-            return Faulted(getattr(error, "reason", type(error).__name__), str(error))
+            return Faulted(type(error).__name__, str(error))
         except Exception as error:  # a plugin may raise anything; the loop and the other tasks go on
             logger.exception("round failed", task=str(live.key), goal=machine.goal(live.state).value)
             return Faulted(type(error).__name__, f"{type(error).__name__}: {error}")
@@ -182,12 +194,12 @@ class Rounds:
 
     async def _admit(self, live: LiveTask) -> Event:
         try:
-            action = decode(live.action)
+            values = self._task_values(live, live.state.attempt)
+            action = values.action
             validate(action)
             checks_cache = False
             if action.spec.action_type != "condition":
-                template = parse_template(action.spec.task_template or b"")
-                checks_cache = template.metadata.discoverable
+                checks_cache = values.template.metadata.discoverable
             else:
                 parse_condition(action.spec)
         except (DecodeError, TaskError) as error:
@@ -247,10 +259,14 @@ class Rounds:
 
     async def _finalize(self, live: LiveTask, now: datetime) -> Event:
         state = live.state
-        if state.plugin_id:
-            removed = await self._runner(live).remove(live, self._context(live, now), force=state.remove_object)
-            if not isinstance(removed, ObjectGone):
-                return removed
+        runner = self._last_runner(live)
+        if runner is not None:
+            # The end may have come while an earlier attempt's object was being removed.
+            for attempt in dict.fromkeys((state.removing_attempt or state.attempt, state.attempt)):
+                force = state.remove_object or attempt == state.removing_attempt
+                removed = await runner.remove(live, self._context(live, now, attempt), force=force)
+                if not isinstance(removed, ObjectGone):
+                    return removed
         await self._cache.release(owner=str(live.key))
         meta = live.action.metadata
         ended = state.history[-1].occurred_at if state.history else now
@@ -272,8 +288,28 @@ class Rounds:
 
     # -- What goals work on ------------------------------------------------------------------------
 
-    def _runner(self, live: LiveTask) -> KubernetesRunner | CoreRunner:
-        plugin_id = live.state.plugin_id
+    def _last_runner(self, live: LiveTask) -> KubernetesRunner | CoreRunner | None:
+        """Who may have made something for a task that is over; ``None`` when nobody did, or nobody is left to ask.
+
+        One that ended unadmitted may have been launched by an engine that died before it wrote that down.
+        """
+        state = live.state
+        if state.outcome is Outcome.INVALID or state.outcome is Outcome.NO_PLUGIN:
+            return None
+        try:
+            if state.plugin_id:
+                return self._runner(live)
+            values = self._task_values(live, state.attempt)
+            if values.action.spec.action_type == "condition":
+                return None
+            _ = values.metadata  # a template that can not be read was never launched
+            return self._runner(live, self._registry.resolve(values.action.spec.task_type).entry.id)
+        except (PluginError, TaskError, DecodeError) as error:
+            logger.warning("nothing is tidied up", task=str(live.key), error=str(error))
+            return None
+
+    def _runner(self, live: LiveTask, plugin_id: str = "") -> KubernetesRunner | CoreRunner:
+        plugin_id = plugin_id or live.state.plugin_id
         runner = self._runners.get(plugin_id)
         if runner is not None:
             return runner
@@ -309,25 +345,31 @@ class Rounds:
         if values is not None and values.attempt == attempt and values.action.metadata.uid == live.identity.uid:
             self._values.move_to_end(live.key)
             return values
-        values = TaskValues(decode(live.action), attempt, self._ports)
-        self._values[live.key] = values
+        return self._keep(live.key, TaskValues(decode(live.action), attempt, self._ports))
+
+    def _keep(self, key: TaskKey, values: TaskValues) -> TaskValues:
+        self._values[key] = values
         if len(self._values) > _VALUES_KEPT:
             self._values.popitem(last=False)
         return values
 
+    def limits_of(self, key: TaskKey, action: TaskAction) -> Limits:
+        """The task's bounds; the defaults where its template can not be read, which admission refuses later."""
+        try:
+            if action.spec.action_type == "condition":
+                found = limits.of_condition(parse_condition(action.spec).timeout, self._config)
+            else:
+                values = self._keep(key, TaskValues(action, max(action.status.attempts, 1), self._ports))
+                found = limits.of_template(values.template, self._config)
+        except TaskError:
+            found = limits.default(self._config)
+        if len(self._limits) > _LIMITS_KEPT:
+            self._limits.clear()
+        return self._limits.setdefault(found, found)
+
     def forget(self, key: TaskKey) -> None:
         """Drops what was kept of a task that is over."""
         self._values.pop(key, None)
-
-
-def limits_of(action: TaskAction, config: EngineConfig) -> Limits:
-    """The task's bounds; the defaults where its template can not be read, which admission refuses later."""
-    try:
-        if action.spec.action_type == "condition":
-            return limits.of_condition(parse_condition(action.spec).timeout, config)
-        return limits.of_template(parse_template(action.spec.task_template or b""), config)
-    except TaskError:
-        return limits.default(config)
 
 
 def parse_condition(spec: TaskActionSpec) -> run_definition_pb2.ConditionAction:
@@ -345,4 +387,4 @@ def parse_condition(spec: TaskActionSpec) -> run_definition_pb2.ConditionAction:
 
 
 def _is_an_end(event: Event | None) -> bool:
-    return isinstance(event, Observed) and event.phase.is_terminal
+    return isinstance(event, Signaled) or (isinstance(event, Observed) and event.phase.is_terminal)

@@ -13,7 +13,7 @@ from google.protobuf.message import DecodeError as ProtobufDecodeError
 
 from propfan.engine.cluster import POD, Cluster
 from propfan.engine.task_state import TaskState
-from propfan.pluginmachinery import iopaths, metadata, readers
+from propfan.pluginmachinery import iopaths, metadata, object_metadata, readers
 from propfan.pluginmachinery.contexts import (
     AllocationStatus,
     DataStore,
@@ -23,6 +23,7 @@ from propfan.pluginmachinery.contexts import (
     TaskExecutionMetadata,
 )
 from propfan.pluginmachinery.errors import BadTaskSpecificationError, NotFoundError
+from propfan.pluginmachinery.kubernetes_plugin import Properties
 from propfan.pluginmachinery.phases import PluginState
 from propfan.pluginmachinery.taskaction import MANAGED_LABEL, TaskAction
 
@@ -57,6 +58,12 @@ class TaskValues:
         self.action: Final = action
         self.attempt: Final = attempt
         self._ports: Final = ports
+        self._object_name = ""
+
+    def object_name(self, properties: Properties) -> str:
+        """Of the attempt's object; ``properties`` are those of the one plugin that runs it."""
+        self._object_name = self._object_name or object_metadata.object_name(self.metadata, properties)
+        return self._object_name
 
     @property
     def template_bytes(self) -> bytes:
@@ -109,6 +116,9 @@ class RoundContext:
     @property
     def paths(self) -> IOPaths:
         return self._values.paths
+
+    def object_name(self, properties: Properties) -> str:
+        return self._values.object_name(properties)
 
     @cached_property
     def inputs(self) -> readers.RemoteInputReader:

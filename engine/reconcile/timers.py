@@ -5,12 +5,14 @@ from __future__ import annotations
 import heapq
 import itertools
 from collections.abc import Callable
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Final, Generic, TypeVar
 
 import anyio
 
 from propfan.engine.clock import Clock
+
+_FEW: Final = 1000
 
 T = TypeVar("T")
 
@@ -22,11 +24,18 @@ class Timers(Generic[T]):
     """Calls ``on_due(item)`` at or after each time that was set for it.
 
     Times are not taken back: an item whose plans changed looks, when called, whether it is due.
+
+    Args:
+        is_wanted: Whether an item still needs its times. Others are let go in bulk: see ``abandoned``.
     """
 
-    def __init__(self, clock: Clock, on_due: Callable[[T], None]) -> None:
+    def __init__(self, clock: Clock, on_due: Callable[[T], None], is_wanted: Callable[[T], bool]) -> None:
         self._clock: Final = clock
         self._on_due: Final = on_due
+        self._is_wanted: Final = is_wanted
+        self._abandoned = 0
+        self.late_by = timedelta(0)
+        """How much later than planned the latest call was: the time that the loop takes to come round."""
         self._heap: Final[list[tuple[datetime, int, T]]] = []
         self._order: Final = itertools.count()
         self._sooner = anyio.Event()
@@ -36,6 +45,14 @@ class Timers(Generic[T]):
             self._sooner.set()
         heapq.heappush(self._heap, (when, next(self._order), item))
 
+    def abandoned(self) -> None:
+        """One more item is not wanted any more. The heap is cleared of them when they may be most of it."""
+        self._abandoned += 1
+        if self._abandoned > max(len(self._heap) // 2, _FEW):
+            self._heap[:] = [entry for entry in self._heap if self._is_wanted(entry[2])]
+            heapq.heapify(self._heap)
+            self._abandoned = 0
+
     def __len__(self) -> int:
         return len(self._heap)
 
@@ -44,6 +61,8 @@ class Timers(Generic[T]):
         while True:
             self._sooner = anyio.Event()
             now = self._clock.now()
+            if self._heap and self._heap[0][0] <= now:
+                self.late_by = now - self._heap[0][0]
             while self._heap and self._heap[0][0] <= now:
                 self._on_due(heapq.heappop(self._heap)[2])
             wait_s = _LONGEST_SLEEP_S
