@@ -13,12 +13,22 @@ from typing import Any, Final
 
 import msgspec
 
+from benchmarks import harness
+from benchmarks.harness import Measurement, Target
 from propfan._speedups import pods
 from propfan.pluginmachinery.phases import PhaseInfo, PluginState
 from propfan.pluginmachinery.podphase import PodPhases
 from tests.golden import inputs
 
 STATES: Final = ("running", "succeeded")
+
+FACTORS: Final = MappingProxyType(
+    {"PodPhaseTyped": 3.0, "PodPhaseFromWatchJSON": 15.0, "PodPhaseFromProtobuf": 2.5, "PodDecodeJSON": 15.0}
+)
+"""How many times faster than the Go row of that name, up to its slash, a call has to be."""
+
+DECODED_BYTES: Final = 3000
+"""The most that a typical running pod may cost in a cache."""
 
 
 def calls(data: Path) -> Iterator[tuple[str, Callable[[], object]]]:
@@ -37,6 +47,19 @@ def calls(data: Path) -> Iterator[tuple[str, Callable[[], object]]]:
         call = _phase_from(phases, rich, _compact_json(data / f"watch_pod_{state}.json"))
         yield f"PodPhaseFromWatchJSON/{state}", call
         yield f"PodPhaseFromProtobuf/{state}", call
+
+
+def targets(measured: Mapping[str, Measurement], go: Mapping[str, Any], data: Path) -> list[Target]:
+    """Speed by ``FACTORS``, and memory. ``go`` holds the rows of ``go.json``."""
+    found = []
+    for name, row in go.items():
+        factor = FACTORS.get(name.split("/")[0])
+        if factor is not None:
+            why = f"{factor:g}x Go's {row['us_median']} us"
+            found.append(harness.at_most(name, row["us_median"] / factor, measured[name], why))
+    size_bytes = memory(data)["PodDecoded/running"]
+    goal, is_met = f"<= {DECODED_BYTES} bytes", size_bytes <= DECODED_BYTES
+    return [*found, Target("PodDecoded/running", goal, f"{size_bytes} bytes", is_met)]
 
 
 def memory(data: Path) -> Mapping[str, int]:
