@@ -187,6 +187,10 @@ class Plans:
         values[_CONSOLE_URL] = metadata.console_url.rstrip("/")
         return None if plan is None else plan.render(values)
 
+    def forget(self) -> None:
+        """Drop all plans."""
+        self._known.clear()
+
     def _remember(self, template_bytes: bytes, template: TaskTemplate) -> None:
         is_foldable = _MARK_BYTES not in template_bytes and _has_constant_inputs(template_bytes)
         name = template.metadata.pod_template_name or self._builder.k8s.default_pod_template_name

@@ -102,7 +102,7 @@ def test_zeros_are_dropped_except_behind_pointers_and_where_required(twin: Any, 
 
 @TWINS
 def test_empty_objects_behind_pointers_are_kept(twin: Any, types: Any) -> None:
-    value = {"containers": [], "affinity": {}, "securityContext": {}, "dnsConfig": None, "tolerations": []}
+    value: Any = {"containers": [], "affinity": {}, "securityContext": {}, "dnsConfig": None, "tolerations": []}
     assert twin.decode(value, types["PodSpec"]) == {"containers": None, "affinity": {}, "securityContext": {}}
 
 
