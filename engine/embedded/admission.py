@@ -10,6 +10,8 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
+import msgspec
+
 from propfan.engine.cluster import Kind
 from propfan.pluginmachinery.contexts import OwnerReference
 from propfan.pluginmachinery.errors import InvalidError, TooLargeError
@@ -35,6 +37,7 @@ class Admission:
         self._keys: dict[str, str] = {}
         self._annotation_keys: dict[str, str] = {}
         self._values: dict[str, str] = {}
+        self._texts: dict[str, str] = {}
 
     def labels(self, target: str, labels: Mapping[str, str] | None) -> Mapping[str, str]:
         if not labels:
@@ -76,6 +79,36 @@ class Admission:
             for name in finalizers
         )
 
+    def owners(self, target: str, references: Sequence[OwnerReference] | None) -> Sequence[OwnerReference]:
+        if not references:
+            return ()
+        controllers = 0
+        for index, owner in enumerate(references):
+            controllers += owner.controller
+            for field, value in (
+                ("apiVersion", owner.api_version),
+                ("kind", owner.kind),
+                ("name", owner.name),
+                ("uid", owner.uid),
+            ):
+                if not value:
+                    raise InvalidError(target, f"metadata.ownerReferences[{index}].{field}: must not be empty")
+        if controllers > 1:
+            raise InvalidError(target, "metadata.ownerReferences: only one may have controller set to true")
+        return tuple(
+            msgspec.structs.replace(owner, api_version=self.shared(owner.api_version), kind=self.shared(owner.kind))
+            for owner in references
+        )
+
+    def shared(self, text: str) -> str:
+        """The same text, as it is kept already."""
+        known = self._texts.get(text)
+        if known is None:
+            if len(self._texts) >= MAX_KNOWN_STRINGS:
+                self._texts.clear()
+            known = self._texts[text] = text
+        return known
+
     def _learn(self, known: dict[str, str], is_valid: Callable[[str], bool], target: str, field: str, text: str) -> str:
         if not is_valid(text):
             raise InvalidError(target, f"{field}: {text[:80]!r} is not a {_MEANING[is_valid]}")
@@ -102,25 +135,6 @@ def name(kind: Kind, namespace: str, name: str) -> None:
         raise InvalidError(
             f"{kind.kind} {namespace[:80]}/{name}", "metadata.namespace: must be a DNS-1123 label of 1 to 63 characters"
         )
-
-
-def owners(target: str, references: Sequence[OwnerReference] | None) -> Sequence[OwnerReference]:
-    if not references:
-        return ()
-    controllers = 0
-    for index, owner in enumerate(references):
-        controllers += owner.controller
-        for field, value in (
-            ("apiVersion", owner.api_version),
-            ("kind", owner.kind),
-            ("name", owner.name),
-            ("uid", owner.uid),
-        ):
-            if not value:
-                raise InvalidError(target, f"metadata.ownerReferences[{index}].{field}: must not be empty")
-    if controllers > 1:
-        raise InvalidError(target, "metadata.ownerReferences: only one may have controller set to true")
-    return tuple(references)
 
 
 def size(target: str, raw: bytes) -> None:

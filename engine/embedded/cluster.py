@@ -52,6 +52,7 @@ class EmbeddedCluster:
         self._store = store
         self._clock = clock
         self._new_uid = new_uid
+        self._second = objects.seconds(clock())
         self._tables = Tables(store.version)
         self._admission = admission.Admission()
         self._snapshots = Snapshots()
@@ -148,7 +149,7 @@ class EmbeddedCluster:
         labels = self._admission.labels(target, metadata.labels)
         annotations = self._admission.annotations(target, metadata.annotations)
         finalizers = self._admission.finalizers(target, metadata.finalizers)
-        owners = admission.owners(target, metadata.owner_references)
+        owners = self._tables.shared(self._admission.owners(target, metadata.owner_references))
         table = self._tables.table(kind)
         while (existing := table.get(namespace, name)) is not None:
             if not await self._commits.settled(table, namespace, name):
@@ -161,11 +162,11 @@ class EmbeddedCluster:
             version,
             ObjectMeta(
                 name,
-                namespace,
+                self._admission.shared(namespace),
                 self._new_uid(),
                 str(version),
                 1,
-                objects.seconds(self._clock()),
+                self._now(),
                 labels=labels,
                 annotations=annotations,
                 owner_references=owners,
@@ -280,6 +281,13 @@ class EmbeddedCluster:
         except sqlite3.Error as error:
             raise UnavailableError(f"events {key_prefix}", f"{self._store.path} can not be read: {error}") from error
 
+    def _now(self) -> datetime:
+        """As precise as ``metav1.Time``; objects of one second share it."""
+        now = objects.seconds(self._clock())
+        if now != self._second:
+            self._second = now
+        return self._second
+
     def _patched(
         self, table: Table, before: StoredObject, patch: patching.Members, subresource: str, target: str
     ) -> Write | None:
@@ -325,9 +333,10 @@ class EmbeddedCluster:
                 metadata = msgspec.structs.replace(
                     sent,
                     resource_version=str(max(row.version, int(sent.resource_version))),
+                    namespace=self._admission.shared(sent.namespace),
                     labels=self._admission.labels("", sent.labels),
                     annotations=sent.annotations or admission.EMPTY,
-                    owner_references=tuple(sent.owner_references),
+                    owner_references=self._tables.shared(self._admission.owners("", sent.owner_references)),
                     finalizers=self._admission.finalizers("", sent.finalizers),
                 )
                 stored = objects.assemble(kind, table.head, row.id, metadata, row.body or b"", row.status or b"")

@@ -133,10 +133,24 @@ def parse_patch(target: str, patch: Mapping[str, Any] | msgspec.Struct) -> dict[
         raise BadRequestError(target, f"the patch is not a JSON object: {error}") from error
 
 
-def with_version(stored: StoredObject, head: bytes, version: str) -> StoredObject:
-    """The same object under another resourceVersion."""
-    metadata = msgspec.structs.replace(stored.metadata, resource_version=version)
-    return assemble(stored.kind, head, stored.id, metadata, stored.body, stored.status_member)
+def with_version(stored: StoredObject, head: bytes, version: str, status: bytes) -> StoredObject:
+    """The same object under another resourceVersion and with another status member."""
+    old = stored.metadata
+    raw = stored.raw
+    # No quote stands in a JSON string as it is, and only such names come before: the first one is it.
+    metadata_text = raw[len(head) : stored.body_at].replace(
+        b'"resourceVersion":"%b"' % old.resource_version.encode(), b'"resourceVersion":"%b"' % version.encode(), 1
+    )
+    body_at = len(head) + len(metadata_text)
+    status_at = body_at + stored.status_at - stored.body_at
+    return StoredObject(
+        stored.kind,
+        msgspec.structs.replace(old, resource_version=version),
+        b"".join((head, metadata_text, raw[stored.body_at : stored.status_at], status, b"}")),
+        stored.id,
+        body_at,
+        status_at,
+    )
 
 
 def seconds(moment: datetime) -> datetime:

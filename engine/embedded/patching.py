@@ -27,6 +27,9 @@ class Revision(msgspec.Struct, frozen=True, gc=False):
 
     def apply(self, before: StoredObject, head: bytes, version: str) -> StoredObject:
         """The object under its next resourceVersion; a change of the body is a new generation."""
+        status = before.status_member if self.status is None else self.status
+        if self.metadata is None and self.body is None:
+            return objects.with_version(before, head, version, status)
         old = self.metadata or before.metadata
         if self.body is None:
             metadata = msgspec.structs.replace(old, resource_version=version)
@@ -34,7 +37,6 @@ class Revision(msgspec.Struct, frozen=True, gc=False):
         else:
             metadata = msgspec.structs.replace(old, resource_version=version, generation=old.generation + 1)
             body = self.body
-        status = before.status_member if self.status is None else self.status
         return objects.assemble(before.kind, head, before.id, metadata, body, status)
 
 
@@ -92,7 +94,7 @@ def _revised_metadata(
         old,
         labels=_kept(old.labels, known.labels(target, sent.labels)),
         annotations=_kept(old.annotations, known.annotations(target, sent.annotations)),
-        owner_references=_kept(old.owner_references, admission.owners(target, sent.owner_references)),
+        owner_references=_kept(old.owner_references, known.owners(target, sent.owner_references)),
         finalizers=_kept(old.finalizers, known.finalizers(target, sent.finalizers)),
     )
     if new == old:

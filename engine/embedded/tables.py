@@ -15,6 +15,7 @@ from propfan.engine.cluster import Kind
 from propfan.engine.embedded import objects
 from propfan.engine.embedded.objects import StoredObject
 from propfan.engine.embedded.watching import History, Selector
+from propfan.pluginmachinery.contexts import OwnerReference
 
 MIN_INDEXED_OBJECTS: Final = 64
 """Below, looking at every object is as quick."""
@@ -164,6 +165,19 @@ class Tables:
     def is_owner(self, uid: str, stored: StoredObject) -> bool:
         owner = self.by_uid.get(uid)
         return owner is not None and owner.metadata.namespace in ("", stored.metadata.namespace)
+
+    def shared(self, references: Sequence[OwnerReference]) -> Sequence[OwnerReference]:
+        """The same references, with the strings that their owners have already."""
+        if not references:
+            return ()
+        shared = []
+        for reference in references:
+            owner = self.by_uid.get(reference.uid)
+            if owner is not None and owner.metadata.name == reference.name:
+                shared.append(msgspec.structs.replace(reference, uid=owner.metadata.uid, name=owner.metadata.name))
+            else:
+                shared.append(reference)
+        return tuple(shared)
 
     def _own(self, owner: str, uid: str) -> None:
         found = self._dependants.get(owner)

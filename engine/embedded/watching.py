@@ -213,6 +213,8 @@ class Watch(AbstractAsyncContextManager["Watch"], AsyncIterator[Sequence[WatchEv
             elif is_match:
                 events.append(event)
             else:
-                gone = with_version(change.before, self._head, event.object.metadata.resource_version)
+                gone = with_version(
+                    change.before, self._head, event.object.metadata.resource_version, change.before.status_member
+                )
                 events.append(WatchEvent(WatchEventType.DELETED, gone))
         return events

@@ -243,6 +243,24 @@ async def test_an_owner_in_another_namespace_is_none(cluster: EmbeddedCluster) -
     await until_gone(cluster, TASK_ACTION, "n", "child")
 
 
+async def test_nothing_is_left_of_deleted_objects(cluster: EmbeddedCluster) -> None:
+    tables = cluster._tables
+    owner = await cluster.create(POD, body(POD, "n", "owner", labels={"x": "1"}))
+    reference = {"apiVersion": "v1", "kind": "Pod", "name": "owner", "uid": owner.metadata.uid}
+    for name in ("a", "b", "c"):
+        await cluster.create(TASK_ACTION, body(TASK_ACTION, "n", name, ownerReferences=[reference]))
+    assert len(tables.dependants(owner.metadata.uid)) == 3
+    await cluster.patch(TASK_ACTION, "n", "a", {"metadata": {"ownerReferences": None}})
+    assert len(tables.dependants(owner.metadata.uid)) == 2
+    await cluster.delete(TASK_ACTION, "n", "a")
+    await cluster.delete(POD, "n", "owner")
+    for name in ("b", "c"):
+        await until_gone(cluster, TASK_ACTION, "n", name)
+    assert not tables.dependants(owner.metadata.uid)
+    assert not tables.by_uid
+    assert not any(table.namespaces for table in tables.by_kind.values())
+
+
 async def test_garbage_that_could_not_be_deleted_is_tried_again(
     cluster: EmbeddedCluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
