@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from datetime import datetime
 from pathlib import Path
@@ -41,7 +41,7 @@ from propfan.pluginmachinery.errors import AlreadyExistsError, ConfigError, NotF
 from propfan.pluginmachinery.loglinks import LogsConfig
 from propfan.pluginmachinery.phases import Phase
 from propfan.pluginmachinery.registry import Registry
-from propfan.pluginmachinery.taskaction import ABORT_ANNOTATION
+from propfan.pluginmachinery.taskaction import ABORT_ANNOTATION, TaskAction
 
 logger = structlog.get_logger(__name__)
 
@@ -112,6 +112,7 @@ class Engine:
         self._clock: Final = clock or SystemClock()
         self._detach: Final = detach
         self._waiters: Final[dict[TaskKey, anyio.Event]] = {}
+        self._processes: ProcessRuntime | None = None
 
     async def __aenter__(self) -> Self:
         async with AsyncExitStack() as stack:
@@ -122,7 +123,10 @@ class Engine:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> bool | None:
-        return await self._stack.__aexit__(kind, error, trace)
+        if error is None or isinstance(error, anyio.get_cancelled_exc_class()):
+            return await self._stack.__aexit__(kind, error, trace)
+        await self._stack.__aexit__(None, None, None)  # a task group would wrap the program's own error
+        return False
 
     @asynccontextmanager
     async def _running(self) -> AsyncIterator[None]:
@@ -161,14 +165,13 @@ class Engine:
             tasks.start_soon(self._reconciler.run)
             tasks.start_soon(garbage.run)
             if config.data_dir is not None and self._given_cluster is None:
-                await stack.enter_async_context(
-                    ProcessRuntime(
-                        cluster,
-                        data_dir=config.data_dir / "processes",
-                        capacity=config.capacity,
-                        on_exit=OnExit.DETACH if self._detach else OnExit.STOP,
-                    )
+                self._processes = ProcessRuntime(
+                    cluster,
+                    data_dir=config.data_dir / "processes",
+                    capacity=config.capacity,
+                    on_exit=OnExit.DETACH if self._detach else OnExit.STOP,
                 )
+                await stack.enter_async_context(self._processes)
             yield
 
     def _on_final(self, live: LiveTask) -> None:
@@ -181,9 +184,11 @@ class Engine:
     async def submit(self, task: Submission) -> TaskKey:
         """Stores the inputs and creates the task; it is durable when this returns.
 
-        Submitting again under the same run and action name finds the task that is there.
+        Submitting again under the same run and action name finds the task that is there, with its
+        first inputs.
 
         Raises:
+            AlreadyExistsError: there is a task with another template under that name.
             TaskError, ConfigError: it could never run; nothing was created.
             StorageError: the inputs could not be stored; nothing was created.
             UnavailableError: the cluster did not take it; try again.
@@ -191,16 +196,28 @@ class Engine:
         action = submission.to_task_action(
             task, namespace=task.namespace or self.config.namespace, store=self._store_root
         )
+        key = TaskKey(action.metadata.namespace, action.metadata.name)
+        if await self._is_there(key, action):  # before its inputs would be overwritten
+            return key
         if action.spec.input_uri and not task.input_uri:
             await self.store.put(action.spec.input_uri, task.inputs or b"")
-        key = TaskKey(action.metadata.namespace, action.metadata.name)
         try:
             await self.cluster.create(TASK_ACTION, submission.to_json(action))
         except AlreadyExistsError:
-            there = decode(await self._read(key))
-            if there.spec.task_template != action.spec.task_template:
+            if not await self._is_there(key, action):
                 raise
         return key
+
+    async def _is_there(self, key: TaskKey, action: TaskAction) -> bool:
+        """Whether the task was submitted before."""
+        try:
+            there = decode(await self.cluster.get(TASK_ACTION, *key))
+        except NotFoundError:
+            return False
+        if there.spec.task_template != action.spec.task_template:
+            problem = "was submitted with another task template: choose another run or action name"
+            raise AlreadyExistsError(f"task {key}", problem)
+        return True
 
     async def get(self, key: TaskKey) -> TaskStatus:
         """Raises ``NotFoundError`` when there is no such task."""
@@ -267,14 +284,11 @@ class Engine:
             return Explanation(status, stage.value, "none", "", "", None, None, "", True, ())
         state = live.state
         wake = machine.next_wake(state)
-        waiting_for = state.waiting_for or (state.reason if state.phase is not Phase.RUNNING else "")
-        if self._reconciler.sink_is_down and live.unsent:
-            waiting_for = f"the event sink does not answer; {waiting_for}".rstrip("; ")
         return Explanation(
             status=status,
             stage=state.stage.value,
             goal=machine.goal(state).value,
-            waiting_for=waiting_for,
+            waiting_for=self._waiting_for(live),
             object=str(live.object) if live.object is not None else "",
             observed_at=state.observed_at,
             next_wake=wake[0] if wake else None,
@@ -282,6 +296,17 @@ class Engine:
             is_durable=live.is_durable,
             attempt_errors=state.attempt_errors,
         )
+
+    def waiting(self) -> Mapping[TaskKey, str]:
+        """What tasks wait for, for those that do; from memory, so it may be asked often."""
+        return {key: why for key, live in self._reconciler.live.items() if (why := self._waiting_for(live))}
+
+    def _waiting_for(self, live: LiveTask) -> str:
+        state = live.state
+        why = state.waiting_for or (state.reason if state.phase is not Phase.RUNNING else "")
+        if self._reconciler.sink_is_down and live.unsent:
+            return f"the event sink does not answer; {why}".rstrip("; ")
+        return why
 
     @asynccontextmanager
     async def events(self, *, after: int = 0, key: TaskKey | None = None) -> AsyncIterator[AsyncIterator[tuple[int, TaskEvent]]]:
@@ -297,6 +322,11 @@ class Engine:
     async def settled(self) -> None:
         """Returns once no task is left: every verdict is in, and what had to go is gone."""
         await self._reconciler.idle()
+
+    def hurry(self) -> None:
+        """Leaving gives processes no time to end by themselves from now on."""
+        if self._processes is not None:
+            self._processes.stop_grace_s = 0.0
 
     @property
     def live_tasks(self) -> int:

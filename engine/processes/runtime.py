@@ -78,6 +78,9 @@ class ProcessRuntime:
         inherited: Names of the variables that containers take over from this process.
         now: The wall clock, in UTC.
 
+    Attributes:
+        stop_grace_s: As given; may be changed at any time before the runtime is left.
+
     Raises:
         ConfigError: on entering; the directory is in use, the system has no pidfds, a capacity is no quantity.
     """
@@ -100,7 +103,7 @@ class ProcessRuntime:
         self._capacity = capacity or Capacity()
         self._node_name = node_name
         self._on_exit = on_exit
-        self._stop_grace_s = stop_grace_s
+        self.stop_grace_s = stop_grace_s
         self._back_off = back_off
         self._inherited = inherited
         self._now = now
@@ -166,8 +169,8 @@ class ProcessRuntime:
     async def _stop_all(self) -> None:
         self._is_stopping = True
         for worker in self._workers.values():
-            worker.shut_down(self._stop_grace_s)
-        with anyio.move_on_after(self._stop_grace_s + LAST_WORDS_S):
+            worker.shut_down(self.stop_grace_s)
+        with anyio.move_on_after(self.stop_grace_s + LAST_WORDS_S):
             while self._workers:
                 self._idle = anyio.Event()
                 await self._idle.wait()
