@@ -18,11 +18,16 @@ cdef class StructType:
     cdef public tuple required
 
 
-@cython.locals(fields=dict, values=dict, out=dict, folds=bint, field=Field)
+@cython.locals(fields=dict, values=dict, out=dict, field=Field)
 cpdef dict decode(object value, StructType struct)
 
-@cython.locals(kind=int, entries=dict)
+@cython.locals(exact=dict, field=Field)
+cdef dict _decode_folded(dict value, StructType struct)
+
 cdef object _decode_field(object item, Field field)
+
+@cython.locals(kind=int, values=dict, entries=dict, items=list, decoded=list)
+cdef object _decode_any(object item, Field field)
 
 cdef object _decode_item(object item, int kind, StructType struct, Py_ssize_t index)
 cdef object _decode_scalar(object item, int kind, StructType struct)

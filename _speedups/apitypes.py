@@ -126,37 +126,45 @@ def decode(value: Any, struct: StructType) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise MismatchError("", f"an object is needed for {struct.name}, found {_found(value)}")
     fields = struct.fields
+    values: dict[str, Any] = value
     out: dict[str, Any] = {}
-    folds = False
-    for key in value:
-        if key not in fields and key.lower() in struct.folded:
-            folds = True
-    for key in sorted(value) if folds else value:
-        item = value[key]
-        if item is None:
-            continue
+    for key, item in values.items():
         field = fields.get(key)
         if field is None:
-            field = struct.folded.get(key.lower())
-            if field is None:
-                continue
-        try:
-            item = _decode_field(item, field)
-        except MismatchError as mismatch:
-            raise mismatch.within(field.name) from None
-        if item is not None:
-            out[field.name] = item
-        elif folds:
-            out.pop(field.name, None)
+            if key.lower() in struct.folded:
+                return _decode_folded(values, struct)
+        elif item is not None:
+            found = _decode_field(item, field)
+            if found is not None:
+                out[key] = found
     for key, item in struct.required:
         if key not in out:
             out[key] = item
     return out
 
 
+def _decode_folded(value: dict[str, Any], struct: StructType) -> dict[str, Any]:
+    """`decode` of an object with keys in another case; of keys that are the same the last one counts."""
+    exact = {}
+    for key in sorted(value):
+        field = struct.fields.get(key) or struct.folded.get(key.lower())
+        if field is not None and value[key] is not None:
+            exact[field.name] = value[key]
+    return decode(exact, struct)
+
+
 def _decode_field(item: Any, field: Field) -> Any:
     """The field's value, ``None`` where nothing is written."""
+    try:
+        return _decode_any(item, field)
+    except MismatchError as mismatch:
+        raise mismatch.within(field.name) from None
+
+
+def _decode_any(item: Any, field: Field) -> Any:
     kind = field.kind
+    if kind == STRING and isinstance(item, str):
+        return item if item or field.is_pointer or field.is_required else None
     if kind < LIST:
         found = _decode_scalar(item, kind, field.type)
         if found or field.is_pointer or field.is_required or kind == STRUCT:
@@ -166,13 +174,20 @@ def _decode_field(item: Any, field: Field) -> Any:
         kind -= LIST
         if not isinstance(item, list):
             raise MismatchError("", f"a list is needed, found {_found(item)}")
-        found = [_decode_item(inner, kind, field.type, index) for index, inner in enumerate(item)]
-        return found or None
+        items: list[Any] = item
+        decoded: list[Any] = []
+        for inner in items:
+            if kind == STRING and isinstance(inner, str):
+                decoded.append(inner)
+            else:
+                decoded.append(_decode_item(inner, kind, field.type, len(decoded)))
+        return decoded or None
     kind -= MAP
     if not isinstance(item, dict):
         raise MismatchError("", f"an object is needed, found {_found(item)}")
-    entries = {}
-    for key, inner in item.items():
+    values: dict[str, Any] = item
+    entries: dict[str, Any] = {}
+    for key, inner in values.items():
         if kind == STRING and isinstance(inner, str):
             entries[key] = inner
         elif inner is None:
@@ -186,8 +201,6 @@ def _decode_field(item: Any, field: Field) -> Any:
 
 
 def _decode_item(item: Any, kind: int, struct: StructType | None, index: int) -> Any:
-    if kind == STRING and isinstance(item, str):
-        return item
     try:
         if item is None:
             item = {} if struct is not None else "" if kind == STRING else 0

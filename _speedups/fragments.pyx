@@ -125,3 +125,22 @@ def render(tuple program not None, list values not None):
         raise FragmentError(f"a text is no valid Unicode: {error.reason}") from None
     finally:
         free(buffer.data)
+
+
+def empties(list values not None):
+    cdef Py_ssize_t index, count = len(values)
+    cdef unsigned long long mask = 0
+    if count > 64:
+        return fragments_pure.empties(values)
+    for index in range(count):
+        if not values[index]:
+            mask |= 1ULL << index
+    return mask
+
+
+def have_brace(list values not None, tuple indexes not None):
+    cdef Py_ssize_t index
+    for index in indexes:
+        if "{" in values[index]:
+            return True
+    return False

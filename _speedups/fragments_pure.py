@@ -54,3 +54,17 @@ def render(program: tuple[bytes | int, ...], values: list[str | Mapping[str, str
     except UnicodeEncodeError as error:
         raise FragmentError(f"a text is no valid Unicode: {error.reason}") from None
     return b"".join(parts)
+
+
+def empties(values: list[str | Mapping[str, str]]) -> int:
+    """Which values are empty, one bit for each from the least on."""
+    mask = 0
+    for index, value in enumerate(values):
+        if not value:
+            mask |= 1 << index
+    return mask
+
+
+def have_brace(values: list[str | Mapping[str, str]], indexes: tuple[int, ...]) -> bool:
+    """Whether one of the strings at ``indexes`` holds an opening brace."""
+    return any("{" in values[index] for index in indexes)

@@ -20,11 +20,13 @@ from propfan.pluginmachinery.contexts import (
     ExecutionId,
     IOPaths,
     NodeExecutionId,
+    ResourceRequirements,
     TaskContext,
     TaskExecutionId,
     TaskExecutionIdentifier,
     TaskExecutionMetadata,
     TaskId,
+    TaskOverrides,
 )
 from propfan.pluginmachinery.errors import PropfanError
 from propfan.pluginmachinery.kubernetes_plugin import RenderedObject
@@ -99,9 +101,8 @@ class Plan(msgspec.Struct, frozen=True):
         """The object with an execution's values; ``None`` where the plan does not hold."""
         if values[0] in self.foreign_names:
             return None
-        for index in self.braceless:
-            if "{" in values[index]:
-                return None
+        if fragments.have_brace(values, self.braceless):
+            return None
         metadata = self.rendered.metadata
         if self.marked_annotations:
             annotations = dict(metadata.annotations)
@@ -112,13 +113,29 @@ class Plan(msgspec.Struct, frozen=True):
         return RenderedObject(self.rendered.api_version, self.rendered.kind, metadata, body)
 
 
+class _Folded(msgspec.Struct, frozen=True):
+    """A plan and what it was made with; ``None`` says that there can be none."""
+
+    stored: Mapping[str, Any] | None
+    overrides: TaskOverrides | None
+    platform: ResourceRequirements | None
+    plan: Plan | None
+
+
 class _Known(msgspec.Struct):
     """What is remembered of one template."""
 
     is_foldable: bool
     template_name: str
-    plans: dict[tuple[Any, ...], tuple[Mapping[str, Any] | None, Plan | None]]
-    """Plan, and the stored pod template that it was made with; ``None`` as plan says: can not be folded."""
+    plans: dict[tuple[Any, ...], list[_Folded]]
+    count: int = 0
+
+    def add(self, key: tuple[Any, ...], folded: _Folded, capacity: int) -> None:
+        if self.count >= capacity:
+            self.plans.clear()
+            self.count = 0
+        self.plans.setdefault(key, []).insert(0, folded)
+        self.count += 1
 
 
 class Plans:
@@ -176,14 +193,20 @@ class Plans:
         stored = None
         if known.template_name:
             stored = self._builder.templates.find(metadata.namespace, known.template_name)
-        found = known.plans.get(key)
-        if found is None or found[0] is not stored:
+        found = None
+        for case in known.plans.get(key, ()):
+            if (
+                case.stored is stored
+                and case.overrides == metadata.overrides
+                and case.platform == metadata.platform_resources
+            ):
+                found = case
+                break
+        if found is None:
             plan = self._fold(ctx.template, metadata, paths, values)
-            if len(known.plans) >= self._capacity_each:
-                known.plans.clear()
-            known.plans[key] = (stored, plan)
+            known.add(key, _Folded(stored, metadata.overrides, metadata.platform_resources, plan), self._capacity_each)
         else:
-            plan = found[1]
+            plan = found.plan
         values[_CONSOLE_URL] = metadata.console_url.rstrip("/")
         return None if plan is None else plan.render(values)
 
@@ -229,16 +252,14 @@ class Plans:
             environment,
         ]
         key = (
-            tuple([value != "" for value in values]) if "" in values else None,
+            fragments.empties(values),
             run is _NO_RUN,
             task is None,
             metadata.interruptible,
             metadata.k8s_service_account,
             metadata.security_context,
-            msgspec.msgpack.encode((metadata.overrides, metadata.platform_resources)),
-            not environment,
-            *[environment.get(name) for name in self._watched_values],
-            *[name in environment for name in self._watched_names],
+            *map(environment.get, self._watched_values),
+            *map(environment.__contains__, self._watched_names),
         )
         return values, key
 

@@ -50,3 +50,22 @@ def test_cut_text_renders_with_its_values(twin: Any) -> None:
 def test_a_mark_that_stands_alone_is_refused(twin: Any, text: bytes) -> None:
     with pytest.raises(twin.FragmentError, match="a mark stands alone"):
         twin.cut(text, MARK)
+
+
+@given(values)
+def test_twins_find_the_same_empties(given_values: Any) -> None:
+    found = PURE.empties(given_values)
+    assert fragments.empties(given_values) == found
+    assert [bool(found >> index & 1) for index in range(len(given_values))] == [not value for value in given_values]
+
+
+@TWINS
+def test_more_values_than_bits_in_a_word_are_counted(twin: Any) -> None:
+    assert twin.empties([""] * 70) == 2**70 - 1
+
+
+@TWINS
+def test_braces_are_looked_for_where_told(twin: Any) -> None:
+    texts = ["a{b", "ab", ""]
+    assert [twin.have_brace(texts, (index,)) for index in range(3)] == [True, False, False]
+    assert not twin.have_brace(texts, ())
