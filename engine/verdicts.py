@@ -42,6 +42,15 @@ _PROGRESS: Final = {
 }
 """Reason of the Progressing condition, and name in the history, of each phase that goes on."""
 
+_ORDER: Final = {
+    phase: rank
+    for rank, phase in enumerate(
+        (Phase.UNDEFINED, Phase.NOT_READY, Phase.WAITING_FOR_CACHE, Phase.WAITING_FOR_RESOURCES, Phase.QUEUED,
+         Phase.INITIALIZING, Phase.RUNNING)
+    )
+}  # fmt: skip
+"""The way of an attempt. One that goes back in it goes on with higher versions."""
+
 _FINAL_PHASE: Final = {
     Outcome.COMPLETED: Phase.SUCCESS,
     Outcome.SIGNALED: Phase.SUCCESS,
@@ -55,7 +64,8 @@ def advance(
     state: TaskState, phase: Phase, version: int, reason: str, now: datetime, info: TaskInfo | None = None
 ) -> Step:
     """The task goes on in ``phase``; told only when (phase, version) is new within the attempt."""
-    version += state.version_base
+    base = state.version_base if _ORDER[phase] >= _ORDER[state.phase] else state.top_version + 1
+    version += base
     if phase is state.phase:
         version = max(version, state.phase_version)
         if reason != state.reason and version == state.phase_version:
@@ -71,6 +81,7 @@ def advance(
         state,
         phase=phase,
         phase_version=version,
+        version_base=base,
         top_version=max(state.top_version, version),
         reason=reason,
         conditions=set_condition(state.conditions, "Progressing", "True", name, reason, now),

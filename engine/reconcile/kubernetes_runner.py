@@ -7,7 +7,7 @@ from typing import Final
 import msgspec
 
 from propfan.engine.cluster import Cluster, ObservedObject
-from propfan.engine.reconcile.live_task import LiveTask, version_of
+from propfan.engine.reconcile.live_task import LiveTask
 from propfan.engine.reconcile.task_context import RoundContext
 from propfan.engine.task_state import (
     Delayed,
@@ -82,14 +82,9 @@ class KubernetesRunner:
             if error.status >= 500:
                 return Delayed(str(error), error.retry_after_s)
             return Faulted(error.reason, f"failed to create resource: {error}")
-        self._remember_created(live, created)
+        if live.learn(created) is created:
+            live.must_look = False  # there is nothing to see yet
         return Launched()
-
-    def _remember_created(self, live: LiveTask, created: ObservedObject) -> None:
-        """The watch may have told of it, and of later changes, before the answer came."""
-        seen = live.object
-        if seen is None or seen.metadata.uid != created.metadata.uid or version_of(seen) <= version_of(created):
-            live.object, live.object_was_deleted, live.must_look = created, False, False
 
     async def _adopt(self, live: LiveTask, ctx: RoundContext) -> Event:
         found = await self._read(ctx)
@@ -101,17 +96,18 @@ class KubernetesRunner:
             return Refused(ExecutionError("ObjectNameTaken", message, ErrorKind.USER))
         if found.metadata.deletion_timestamp is not None:
             return Delayed(f"waiting for the old {found} to terminate", _RECHECK_GONE_S)
-        live.object, live.object_was_deleted = found, False
+        live.learn(found)
+        live.must_look = True  # it may have come far without us
         return Launched()
 
     async def observe(self, live: LiveTask, ctx: RoundContext) -> Event:
         """The plugin's verdict on the object as last seen; "gone" is believed only after a live read."""
-        seen = self._known(live, ctx)
+        seen = None if _is_due_for_resync(live, ctx) else self._known(live, ctx)
         if seen is None:
-            seen = await self._read(ctx)
-            if seen is None:
+            read = await self._read(ctx)
+            if read is None:
                 return self._lost(ctx)
-            live.object, live.object_was_deleted = seen, False
+            seen = live.learn(read)
         info = await self._plugin.get_task_phase(ctx, seen)
         if not info.phase.is_terminal:
             if live.object_was_deleted:
@@ -119,7 +115,7 @@ class KubernetesRunner:
                 if now is None or now.metadata.uid != seen.metadata.uid:
                     live.object = None
                     return self._lost(ctx)
-                live.object, live.object_was_deleted = now, False
+                live.learn(now)
                 return await self.observe(live, ctx)
             if seen.metadata.deletion_timestamp is not None:
                 return ObjectLost(
@@ -161,7 +157,7 @@ class KubernetesRunner:
         if left is None or left.metadata.uid != found.metadata.uid:
             live.object = None
             return ObjectGone()
-        live.object = left
+        live.learn(left)
         return Delayed(f"waiting for {left} to terminate", _RECHECK_GONE_S)
 
     async def _finalize(self, live: LiveTask, found: ObservedObject) -> Event:
@@ -226,6 +222,12 @@ def observed(info: PhaseInfo) -> Observed:
         remove_object=info.cleanup_on_failure,
         recheck_at=info.recheck_at,
     )
+
+
+def _is_due_for_resync(live: LiveTask, ctx: RoundContext) -> bool:
+    """Nothing was heard for so long that what the watch told last is not believed any more."""
+    observed_at = live.state.observed_at
+    return observed_at is not None and (ctx.now - observed_at).total_seconds() >= live.state.limits.resync_s
 
 
 def _is_owned(found: ObservedObject, live: LiveTask) -> bool:

@@ -36,11 +36,18 @@ class LiveTask:
         must_look: Something changed since the goal was last pursued.
         revision, persisted: Grow with each change worth writing, and with each write that succeeded.
         unsent: Events that the control plane has not acknowledged, oldest first.
+        failed_writes: Of the status, in a row.
+        is_confirmed: The TaskAction was read itself: lists and watches may show a state that is long past,
+            also one of a task that is over.
+        loaded_version: resourceVersion that ``state`` was first read from.
+        is_missing: A list did not show the TaskAction; only a live read can tell whether it is gone.
+        is_dropped: The engine does not drive it any more.
     """
 
     __slots__ = (
-        "action", "identity", "is_busy", "is_publishing", "is_queued", "is_writing", "key", "must_look", "object",
-        "object_was_deleted", "persisted", "revision", "state", "unsent", "wake_at", "write_at",
+        "action", "failed_writes", "identity", "is_busy", "is_confirmed", "is_dropped", "is_missing", "is_publishing",
+        "is_queued", "is_writing", "key", "loaded_version", "must_look", "object", "object_was_deleted", "persisted",
+        "revision", "state", "unsent", "wake_at", "write_at",
     )  # fmt: skip
 
     def __init__(self, key: TaskKey, action: ObservedObject, state: TaskState, identity: Identity) -> None:
@@ -56,6 +63,11 @@ class LiveTask:
         self.unsent: Sequence[TaskEvent] = ()
         self.wake_at: datetime | None = None
         self.write_at: datetime | None = None
+        self.failed_writes = 0
+        self.is_confirmed = False
+        self.loaded_version: Final = version_of(action)
+        self.is_missing = False
+        self.is_dropped = False
         self.is_queued = False
         self.is_busy = False
         self.is_writing = False
@@ -72,18 +84,29 @@ class LiveTask:
         return self.is_durable or not machine.must_be_durable(self.state)
 
     @property
+    def is_in_doubt(self) -> bool:
+        """Whether the TaskAction must be read before anything else is done."""
+        return self.is_missing or not self.is_confirmed
+
+    @property
     def is_ended(self) -> bool:
         return self.state.stage is Stage.ENDED
 
     def has_seen(self, newer: ObservedObject) -> bool:
-        """Whether ``newer`` is no newer than what is known of the same object."""
+        """Whether ``newer`` is no newer than what is known of the object by that name, or of one made in its place."""
         known = self.object
-        return (
-            known is not None
-            and known.metadata.uid == newer.metadata.uid
-            and version_of(newer) <= version_of(known)
-            and not self.object_was_deleted
-        )
+        if known is None or known.metadata.name != newer.metadata.name:
+            return False
+        age = version_of(newer) - version_of(known)
+        return age < 0 or (age == 0 and not self.object_was_deleted)
+
+    def learn(self, read: ObservedObject) -> ObservedObject:
+        """Keeps an object as it was read or made, unless the watch told of a later state meanwhile; the latest of both."""
+        known = self.object
+        if known is not None and known.metadata.uid == read.metadata.uid and version_of(known) > version_of(read):
+            return known
+        self.object, self.object_was_deleted = read, False
+        return read
 
 
 def version_of(seen: ObservedObject) -> int:

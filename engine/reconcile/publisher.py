@@ -69,7 +69,6 @@ class Publisher:
         self._to_write: Final[deque[LiveTask]] = deque()
         self._send_more: Final = Signal()
         self._write_more: Final = Signal()
-        self._failed_writes: Final[dict[str, int]] = {}
         self.sink_is_down = False
 
     async def run(self) -> None:
@@ -111,7 +110,7 @@ class Publisher:
         return self.sink_is_down and live.state.outcome is None
 
     def _start_write(self, live: LiveTask) -> None:
-        if not live.is_writing and not live.is_durable:
+        if not live.is_writing and not live.is_durable and not live.is_dropped:
             live.is_writing = True
             self._to_write.append(live)
             self._write_more.give()
@@ -155,7 +154,7 @@ class Publisher:
                 if not self.sink_is_down:
                     logger.warning("event sink failed", error=f"{type(error).__name__}: {error}", events=len(batch))
                 self.sink_is_down = True
-                for live in lives:
+                for live in (*lives, *self._to_send):
                     if self._may_write(live):
                         self._start_write(live)
                 await anyio.sleep(DELAY_BACKOFF.wait_s(tries))
@@ -169,6 +168,10 @@ class Publisher:
             await self._write(live)
 
     async def _write(self, live: LiveTask) -> None:
+        if not self._may_write(live):  # the verdict came while this write was waiting
+            live.is_writing = False
+            self.due(live)
+            return
         revision = live.revision
         identity = live.identity
         patch = status.to_patch(live.state, f"{identity.run}/{identity.action}", self._clock.now(), live.unsent)
@@ -182,7 +185,7 @@ class Publisher:
             live.is_writing = False
             self._retry(live, error)
             return
-        self._failed_writes.pop(live.state.task, None)
+        live.failed_writes = 0
         live.is_writing = False
         live.persisted = revision
         if not live.is_durable and live.write_at is None:
@@ -191,10 +194,9 @@ class Publisher:
         self.due(live)
 
     def _retry(self, live: LiveTask, error: ApiError) -> None:
-        tries = self._failed_writes.get(live.state.task, 0) + 1
-        self._failed_writes[live.state.task] = tries
-        logger.warning("status write failed", task=live.state.task, error=str(error), tries=tries)
-        wait_s = max(error.retry_after_s, DELAY_BACKOFF.wait_s(tries))
+        live.failed_writes += 1
+        logger.warning("status write failed", task=live.state.task, error=str(error), tries=live.failed_writes)
+        wait_s = max(error.retry_after_s, DELAY_BACKOFF.wait_s(live.failed_writes))
         live.write_at = self._clock.now() + timedelta(seconds=wait_s)
         self._timers.set(live, live.write_at)
 

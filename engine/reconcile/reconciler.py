@@ -35,7 +35,7 @@ from propfan.engine.reconcile.timers import Timers
 from propfan.engine.reconcile.watches import Watcher
 from propfan.engine.task_events import EventSink, to_event
 from propfan.engine.task_state import Event, Faulted, Report, Stage, TaskState, seconds
-from propfan.pluginmachinery.errors import DecodeError, InvalidTransitionError
+from propfan.pluginmachinery.errors import ApiError, DecodeError, InvalidTransitionError, NotFoundError
 from propfan.pluginmachinery.taskaction import MANAGED_LABEL, TaskAction
 
 logger = structlog.get_logger(__name__)
@@ -43,6 +43,8 @@ logger = structlog.get_logger(__name__)
 _TIDYING: Final = frozenset({Stage.CLEANING, Stage.ENDING})
 
 _ROUNDS_A_TURN: Final = 32
+
+_CONFIRM_AGAIN_S: Final = 2.0
 
 
 class _Worker:
@@ -75,6 +77,7 @@ class Reconciler:
         watched: frozenset[Kind],
         on_final: Callable[[LiveTask], None],
     ) -> None:
+        self._cluster: Final = cluster
         self._rounds: Final = rounds
         self._config: Final = config
         self._clock: Final = clock
@@ -139,6 +142,8 @@ class Reconciler:
         seen = event.object
         key = TaskKey(seen.metadata.namespace, seen.metadata.name)
         live = self._live.get(key)
+        if live is not None and version_of(seen) < version_of(live.action):
+            return
         if live is not None and live.identity.uid != seen.metadata.uid:
             self._drop(live)
             live = None
@@ -149,8 +154,6 @@ class Reconciler:
         if live is None:
             if not is_tidy(seen):
                 self._enqueue(self._take_up(key, seen))
-            return
-        if version_of(seen) < version_of(live.action):
             return
         known, live.action = live.action.metadata, seen
         meta = seen.metadata
@@ -181,8 +184,10 @@ class Reconciler:
         return live
 
     def _on_actions_listed(self, keys: frozenset[tuple[str, str]]) -> None:
-        for key in [key for key in self._live if key not in keys]:
-            self._drop(self._live[key])
+        for key, live in self._live.items():
+            if key not in keys:
+                live.is_missing = True
+                self._enqueue(live)
         self._found.clear()
 
     def _on_object(self, event: WatchEvent) -> None:
@@ -193,7 +198,11 @@ class Reconciler:
         key = TaskKey(seen.metadata.namespace, owner.name)
         live = self._live.get(key)
         if live is None:
-            if not self._actions.is_synced.is_set():
+            if self._actions.is_synced.is_set():
+                return
+            if event.type is WatchEventType.DELETED:
+                self._found.pop(key, None)
+            else:
                 self._found[key] = seen
             return
         if live.identity.uid != owner.uid or live.has_seen(seen):
@@ -224,7 +233,7 @@ class Reconciler:
         if live.wake_at is not None and live.wake_at <= now:
             live.wake_at = None
             wake = machine.next_wake(live.state)
-            if wake is not None and wake[0] > now:  # plans have changed since the time was set
+            if wake is not None and wake[0] > now and not live.is_in_doubt:  # plans have changed since the time was set
                 self._arm(live, now)
             else:
                 self._enqueue(live)
@@ -252,7 +261,9 @@ class Reconciler:
             with anyio.CancelScope() as worker.scope:
                 await self._serve(worker)
             if worker.live is not None:  # the watchdog's doing; a shutdown does not come here
-                self._apply(worker.live, self._rounds.overdue(worker.live))
+                if self._is_driven(worker.live):
+                    self._apply(worker.live, self._rounds.overdue(worker.live))
+                self._enqueue(worker.live)
                 self._release(worker)
 
     async def _serve(self, worker: _Worker) -> None:
@@ -262,7 +273,7 @@ class Reconciler:
             live.is_queued, live.is_busy = False, True
             worker.live, worker.since = live, self._clock.now()
             try:
-                await self._turn(live)
+                await self._turn(live, worker)
             except anyio.get_cancelled_exc_class():
                 raise
             except BaseException:
@@ -289,14 +300,21 @@ class Reconciler:
                 if worker.live is not None and (now - worker.since).total_seconds() >= limit_s:
                     worker.scope.cancel()
 
-    async def _turn(self, live: LiveTask) -> None:
+    async def _turn(self, live: LiveTask, worker: _Worker) -> None:
         """Rounds until the task has to wait; a task that never waits lets others go first."""
         for _ in range(_ROUNDS_A_TURN):
             if not self._is_driven(live):
+                await self._rounds.abandon(live)
                 return
             live.is_queued = False  # the round considers all that came until now
-            now = self._clock.now()
+            now = worker.since = self._clock.now()
+            if live.is_in_doubt:
+                if not await self._confirm(live, now):
+                    return
+                continue
             event = await self._rounds.next_event(live, now)
+            if not self._is_driven(live):
+                continue
             if event is None:
                 self._arm(live, now)
                 return
@@ -305,6 +323,30 @@ class Reconciler:
                 self._drop(live)
                 return
         self._enqueue(live)
+
+    async def _confirm(self, live: LiveTask, now: datetime) -> bool:
+        """Reads the TaskAction itself; whether it is the one that is known, and not further."""
+        try:
+            latest = await self._cluster.get(TASK_ACTION, *live.key)
+        except NotFoundError:
+            self._drop(live)
+            return False
+        except ApiError as error:
+            self._wake(live, now + seconds(max(error.retry_after_s, _CONFIRM_AGAIN_S)))
+            return False
+        live.is_missing = False
+        is_behind = not live.is_confirmed and version_of(latest) > live.loaded_version
+        if latest.metadata.uid == live.identity.uid and not is_behind:
+            live.is_confirmed = True
+            return True
+        if self._is_driven(live):
+            self._drop(live)
+            if not is_tidy(latest):
+                taken = self._take_up(live.key, latest)
+                taken.is_confirmed = True
+                taken.object, taken.object_was_deleted = live.object, live.object_was_deleted
+                self._enqueue(taken)
+        return False
 
     def _apply(self, live: LiveTask, event: Event) -> None:
         """Takes the step and hands on what it commands, in order."""
@@ -332,6 +374,9 @@ class Reconciler:
         when = wake[0]
         if when <= now:  # it waits for its own write, which calls it back
             when = now + seconds(live.state.limits.resync_s)
+        self._wake(live, when)
+
+    def _wake(self, live: LiveTask, when: datetime) -> None:
         if live.wake_at is None or when < live.wake_at:
             live.wake_at = when
             self._timers.set(live, when)
@@ -339,7 +384,9 @@ class Reconciler:
     def _drop(self, live: LiveTask) -> None:
         if self._is_driven(live):
             del self._live[live.key]
+            live.is_dropped = True
             self._timers.abandoned()
+            self._enqueue(live)  # for what it held; one that has ended holds nothing
         self._rounds.forget(live.key)
         if not self._live and self._became_idle is not None:
             self._became_idle.set()

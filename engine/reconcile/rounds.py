@@ -367,6 +367,11 @@ class Rounds:
             self._limits.clear()
         return self._limits.setdefault(found, found)
 
+    async def abandon(self, live: LiveTask) -> None:
+        """Gives up what a task held that vanished before its end."""
+        self.forget(live.key)
+        await self._cache.release(owner=str(live.key))
+
     def forget(self, key: TaskKey) -> None:
         """Drops what was kept of a task that is over."""
         self._values.pop(key, None)

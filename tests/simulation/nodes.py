@@ -126,6 +126,8 @@ class Kubelet:
             await anyio.sleep(dice.uniform(0.0, 2.0, "start", *what))
             await self._report(pod, "Pending", CODES[result], "unstartable")
             await anyio.sleep_forever()
+        if dice.chance(0.5, "pulls", *what):
+            await self._report(pod, "Pending", "Pulling", "pulling")
         is_quick = dice.chance(0.3, "quick", *what)
         if not is_quick:
             await anyio.sleep(dice.uniform(0.0, 5.0, "start", *what))

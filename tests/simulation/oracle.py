@@ -131,7 +131,6 @@ def _memory(world: World) -> list[str]:
         "found objects": engine._found,
         "queue": engine._queue,
         "decoded values": rounds._values,
-        "failed writes": publisher._failed_writes,
         "events to send": publisher._to_send,
         "writes": publisher._to_write,
         "reservations": world.cache._reserved,

@@ -117,13 +117,15 @@ class PodPlugin:
         if held_until is not None and life.faults.plugin_hold_s:
             held_until += timedelta(seconds=life.faults.plugin_hold_s)
             if now < held_until and status.phase == "Pending" and not status.reason:
-                return phases.initializing(now, 0, "held back").rechecked_at(held_until)
+                return phases.queued(now, 0, "held back").rechecked_at(held_until)
         message = f"{status.message} of {resource.metadata.name}"
         match status.phase, status.message:
             case "Pending", "unstartable":
                 return phases.failure(status.reason, message, now, cleanup=True)
+            case "Pending", "pulling":
+                return phases.initializing(now, 0, "pulling")
             case "Pending", _:
-                return phases.queued(now, 0, "not scheduled") if life.dice.chance(0.5, "q", resource.metadata.uid) else phases.initializing(now, 0, "pulling")
+                return phases.queued(now, 0, "not scheduled")
             case "Running", _:
                 return phases.running(now, 1)
             case "Succeeded", _:

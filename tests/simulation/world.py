@@ -164,7 +164,8 @@ class World:
                 group.start_soon(self._engines)
                 with anyio.move_on_after(LIMIT_S):
                     await self._all_over.wait()
-                    await anyio.sleep(self.dice.uniform(5.0, 6.0, "afterwards"))
+                    await anyio.sleep(max(0.0, self.plan.faults.until_s - self.loop.time()))
+                    await anyio.sleep(self.dice.uniform(400.0, 500.0, "afterwards"))
                 if self.loop.time() >= LIMIT_S:
                     self.problems += oracle.unfinished(self)
                 else:
