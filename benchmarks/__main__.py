@@ -17,22 +17,20 @@ from benchmarks import harness
 
 def suites() -> list[str]:
     """Modules of this folder that have a ``run``."""
-    found = []
-    for path in sorted(Path(__file__).parent.glob("*.py")):
-        if "\ndef run(" in path.read_text():
-            found.append(path.stem)
-    return found
+    return [path.stem for path in sorted(Path(__file__).parent.glob("*.py")) if "\ndef run(" in path.read_text()]
 
 
 def show(report: harness.Report, console: Console) -> None:
     environment = report.environment
-    console.print(f"[bold]{report.suite}[/]: {environment['cpu']}, {environment['cpus']} CPUs, load {environment['load']}")
+    console.print(
+        f"[bold]{report.suite}[/]: {environment['cpu']}, {environment['cpus']} CPUs, load {environment['load']}"
+    )
     console.print(f"Python {environment['python']}, {environment['versions']}, twins {environment['backends']}")
     for table in report.tables:
         _table(table.title, table.columns, table.rows, console)
     for note in report.notes:
         console.print(f"- {note}")
-    rows = [
+    rows: list[dict[str, object]] = [
         {"target": t.name, "goal": t.goal, "measured": t.measured, "met": "yes" if t.is_met else f"no. {t.note}"}
         for t in report.targets
     ]

@@ -15,6 +15,9 @@ from typing import Any, Final
 import msgspec
 from flyteidl2.core import literals_pb2, tasks_pb2
 from google.protobuf import json_format, struct_pb2
+
+from benchmarks import conversion_phase, harness
+from benchmarks.harness import Case, Measurement, Report, Table, Target
 from propfan._speedups import apitypes, fragments, quantities, structs
 from propfan.pluginmachinery import object_metadata
 from propfan.pluginmachinery.config import K8sConfig, decode_config
@@ -24,9 +27,6 @@ from propfan.pluginmachinery.podspec import schema
 from propfan.pluginmachinery.podspec.build import PodSpecBuilder, task_of
 from propfan.pluginmachinery.podspec.plan import Plans
 from propfan.plugins.pod import build
-
-from benchmarks import conversion_phase, harness
-from benchmarks.harness import Case, Measurement, Report, Table, Target
 
 _EXECUTIONS: Final = 32
 _QUANTITIES: Final = ("500m", "1Gi", "2", "1500m", "16Gi", "100m", "2000Mi", "1")
@@ -193,7 +193,10 @@ def cases() -> list[Case]:
         Case("struct", "4 kB pod spec from Struct bytes", lambda: structs.to_value(serialised), compiled="structs"),
         Case("struct, json_format", "the same with protobuf's own", lambda: _by_protobuf(serialised)),
         Case(
-            "decode", "that pod spec to its written form", lambda: apitypes.decode(body, schema.POD_SPEC), compiled="apitypes"
+            "decode",
+            "that pod spec to its written form",
+            lambda: apitypes.decode(body, schema.POD_SPEC),
+            compiled="apitypes",
         ),
         Case("fill", "4 kB of fragments joined", lambda: fragments.render(program, values), compiled="fragments"),
     ]
@@ -223,7 +226,18 @@ def run(quick: bool) -> Report:  # noqa: FBT001 - the signature of all suites
     compiled = {case.name: harness.measure(case.call, quick=quick) for case in listed}
     pure = harness.measure_pure(__name__, quick=quick)
     go = harness.go_figures()
-    columns = ["case", "what", "us", "spread us", "least us", "peak bytes", "pure us", "pure/compiled", "Go us", "Go/ours"]
+    columns = [
+        "case",
+        "what",
+        "us",
+        "spread us",
+        "least us",
+        "peak bytes",
+        "pure us",
+        "pure/compiled",
+        "Go us",
+        "Go/ours",
+    ]
     rows = [_row(case, compiled[case.name], pure[case.name], go["rows"]) for case in listed]
     kept = [{"what": name, "bytes": size} for name, size in conversion_phase.memory(harness.DATA).items()]
     return Report(

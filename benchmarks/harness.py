@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import msgspec
+
 from propfan import _speedups
 
 DATA: Final = Path(__file__).parent / "data"

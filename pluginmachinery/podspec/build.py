@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import msgspec
 
@@ -32,13 +32,15 @@ if TYPE_CHECKING:
     from flyteidl2.core.tasks_pb2 import (
         Container,
         DataLoadingConfig,
-        ExtendedResources,
         GPUAccelerator,
         K8sPod,
         SharedMemory,
         TaskTemplate,
     )
+    from google.protobuf.message import Message
     from google.protobuf.struct_pb2 import Struct
+
+M = TypeVar("M", bound="Message")
 
 PRIMARY_CONTAINER_NAME: Final = "primary_container_name"
 """Key of a task's configuration, and annotation of its pod."""
@@ -85,9 +87,9 @@ def container_name(generated_name: str) -> str:
 async def read_task(ctx: TaskContext) -> PodTask:
     """The task of a context; its inputs are read only when a template may ask for one."""
     overrides = ctx.metadata.overrides
-    pod_template = b"" if overrides is None else overrides.pod_template or b""
+    pod_template = None if overrides is None else overrides.pod_template
     inputs: LiteralMap | Exception | None = None
-    if asks_for_inputs(ctx.template_bytes) or asks_for_inputs(pod_template):
+    if asks_for_inputs(ctx.template_bytes) or (pod_template and asks_for_inputs(pod_template)):
         try:
             inputs = await ctx.inputs.read()
         except (StorageError, DecodeError) as error:
@@ -176,7 +178,7 @@ class PodSpecBuilder:
         container = self._raw_container(task)
         if self.k8s.default_security_context is not None:
             container["securityContext"] = self.k8s.default_security_context
-        return self._customiser(task).customise(container, is_primary=True)
+        return _Customiser(self, task, has_url=False).customise(container, is_primary=True)
 
     # Raw pod
 
@@ -221,7 +223,7 @@ class PodSpecBuilder:
     def apply_flyte_configuration(self, task: PodTask, pod: BuiltPod) -> None:
         """Complete a raw pod; order matters, since each step sees what the ones before it did."""
         template, metadata = task.template, task.metadata
-        customiser = self._customiser(task)
+        customiser = _Customiser(self, task)
         extended = customiser.extended
         spec, primary = pod.spec, pod.primary_container_name
         if spec.get("initContainers"):
@@ -236,12 +238,11 @@ class PodSpecBuilder:
             interface = template.interface if template.HasField("interface") else None
             wanted = None if metadata.overrides is None else metadata.overrides.resources
             self._copilot.add_to(spec, primary, data, interface, paths, wanted)
-        used = {
-            name
-            for container in containers
-            for kind in ("limits", "requests")
-            for name in container["resources"].get(kind, ())
-        }
+        used: set[str] = set()
+        if self.k8s.resource_tolerations:
+            used.update(
+                *[entries for c in containers for entries in c["resources"].values() if isinstance(entries, dict)]
+            )
         scheduling.apply_defaults(
             spec,
             self.k8s,
@@ -291,13 +292,14 @@ class PodSpecBuilder:
         specs = [template["template"]["spec"] for template in found if template is not None]
         return frozenset(container["name"] for spec in specs for container in spec.get("containers") or ())
 
-    def _customiser(self, task: PodTask) -> _Customiser:
-        return _Customiser(self, task)
+    def environment_of(self, task: PodTask, *, has_url: bool = True) -> list[dict[str, Any]]:
+        """What is appended to the variables of each container.
 
-    def environment_of(self, task: PodTask) -> list[dict[str, Any]]:
-        """What is appended to the variables of each container."""
-        config = task.template.config
-        own = environment.of_execution(task.metadata.task_execution_id, task.metadata.console_url, config)
+        Args:
+            has_url: Whether the URL of the execution is among them, if the task asks for it.
+        """
+        url = task.metadata.console_url if has_url else ""
+        own = environment.of_execution(task.metadata.task_execution_id, url, task.template.config)
         return [*self._workflow, *own, *task.environment, *self._platform_env]
 
     @property
@@ -321,9 +323,9 @@ def extended_resources(task: PodTask) -> Extended:
         shared_memory = own.shared_memory if own.HasField("shared_memory") else None
     overrides = task.metadata.overrides
     if overrides is not None and overrides.extended_resources is not None:
-        over: ExtendedResources = _message(
-            "ExtendedResources", overrides.extended_resources, "overrides.extended_resources"
-        )
+        from flyteidl2.core import tasks_pb2
+
+        over = parse(tasks_pb2.ExtendedResources, overrides.extended_resources, "overrides.extended_resources")
         accelerator = over.gpu_accelerator if over.HasField("gpu_accelerator") else accelerator
         shared_memory = over.shared_memory if over.HasField("shared_memory") else shared_memory
     return Extended(accelerator, shared_memory)
@@ -332,7 +334,7 @@ def extended_resources(task: PodTask) -> Extended:
 class _Customiser:
     """What all containers of one pod get."""
 
-    def __init__(self, builder: PodSpecBuilder, task: PodTask) -> None:
+    def __init__(self, builder: PodSpecBuilder, task: PodTask, *, has_url: bool = True) -> None:
         metadata = task.metadata
         self.extended = extended_resources(task)
         self.device_class = builder.classes.find(self.extended.accelerator)
@@ -346,7 +348,7 @@ class _Customiser:
             {**defaults, **platform.requests}, platform.limits, builder.classes.resource_names
         )
         self._parameters = task.parameters
-        self._env = builder.environment_of(task)
+        self._env = builder.environment_of(task, has_url=has_url)
         self._env_from = builder.env_from
 
     def customise(self, container: Mapping[str, Any], *, is_primary: bool) -> dict[str, Any]:
@@ -419,7 +421,9 @@ def metadata_of(definition: K8sPod) -> dict[str, Any]:
 
 def _replace(pod: BuiltPod, serialised: bytes) -> None:
     """Put the execution's own pod in place of the task's."""
-    override: K8sPod = _message("K8sPod", serialised, "overrides.pod_template")
+    from flyteidl2.core import tasks_pb2
+
+    override = parse(tasks_pb2.K8sPod, serialised, "overrides.pod_template")
     if not override.HasField("pod_spec"):
         return
     try:
@@ -431,14 +435,18 @@ def _replace(pod: BuiltPod, serialised: bytes) -> None:
     pod.primary_container_name = override.primary_container_name
 
 
-def _message(name: str, serialised: bytes, what: str) -> Any:
-    from flyteidl2.core import tasks_pb2
+def parse(kind: type[M], serialised: bytes, what: str) -> M:
+    """A protobuf message out of its bytes.
+
+    Raises:
+        DecodeError: it is none; the message names ``what``.
+    """
     from google.protobuf.message import DecodeError as ProtobufDecodeError
 
     try:
-        return getattr(tasks_pb2, name).FromString(serialised)
+        return kind.FromString(serialised)
     except ProtobufDecodeError as error:
-        raise DecodeError(what, f"is no core.{name}: {error}") from None
+        raise DecodeError(what, f"is no {kind.DESCRIPTOR.name}: {error}") from None
 
 
 def _data_config(template: TaskTemplate) -> DataLoadingConfig | None:

@@ -165,7 +165,8 @@ class Plans:
         self._watched_names = tuple(watched_names)
         self._capacity = capacity
         self._capacity_each = capacity_each
-        self._known: OrderedDict[bytes, _Known] = OrderedDict()
+        self._known: OrderedDict[bytes, _Known | None] = OrderedDict()
+        """``None`` for a template that was seen once. The most recently used one comes last."""
 
     async def build(self, ctx: TaskContext) -> RenderedObject:
         """The object of a task.
@@ -181,11 +182,13 @@ class Plans:
         The first execution of a template is converted plainly, the second one makes the plan.
         """
         template_bytes = ctx.template_bytes
-        known = self._known.get(template_bytes)
-        if known is None:
-            if len(template_bytes) <= MAX_FOLDED_BYTES:
-                self._remember(template_bytes, ctx.template)
+        if template_bytes not in self._known:
+            self._see(template_bytes)
             return None
+        self._known.move_to_end(template_bytes)
+        known = self._known[template_bytes]
+        if known is None:
+            known = self._known[template_bytes] = self._know(template_bytes, ctx.template)
         if not known.is_foldable:
             return None
         metadata, paths = ctx.metadata, ctx.paths
@@ -214,12 +217,17 @@ class Plans:
         """Drop all plans."""
         self._known.clear()
 
-    def _remember(self, template_bytes: bytes, template: TaskTemplate) -> None:
+    def _see(self, template_bytes: bytes) -> None:
+        if len(template_bytes) <= MAX_FOLDED_BYTES:
+            self._known[template_bytes] = None
+            if len(self._known) > self._capacity:
+                self._known.popitem(last=False)
+
+    def _know(self, template_bytes: bytes, template: TaskTemplate) -> _Known:
         is_foldable = _MARK_BYTES not in template_bytes and _has_constant_inputs(template_bytes)
-        name = template.metadata.pod_template_name or self._builder.k8s.default_pod_template_name
-        self._known[template_bytes] = _Known(is_foldable, name, {})
-        if len(self._known) > self._capacity:
-            self._known.popitem(last=False)
+        return _Known(
+            is_foldable, template.metadata.pod_template_name or self._builder.k8s.default_pod_template_name, {}
+        )
 
     def _values(self, metadata: TaskExecutionMetadata, paths: IOPaths) -> tuple[Values, tuple[Any, ...]]:
         """What an execution puts into the slots, and all else that its conversion depends on."""

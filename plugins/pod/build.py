@@ -34,6 +34,8 @@ _DEBUGGER_PORT: Final = 6060
 _LEGACY_DEBUGGER_PORT: Final = 8080
 """Where it listens in pods of an SDK before Flyte 2, which do not know ``ACTION_NAME``."""
 
+_PLAIN_METADATA: Final = {"labels", "annotations"}
+
 _SIDECAR_JOB: Final = schema.TYPES["SidecarJob"]
 
 
@@ -67,7 +69,12 @@ def build_pod(builder: PodSpecBuilder, task: PodTask) -> BuiltPod:
 
 def render(pod: BuiltPod) -> RenderedObject:
     body = b'"spec":' + msgspec.json.encode(pod.spec) + b',"status":{}'
-    return RenderedObject(POD.api_version, POD.kind, msgspec.convert(pod.metadata, ObjectMeta), body)
+    metadata = pod.metadata
+    if metadata.keys() <= _PLAIN_METADATA:
+        rendered = ObjectMeta(labels=metadata.get("labels") or {}, annotations=metadata.get("annotations") or {})
+    else:  # a pod template brought more
+        rendered = msgspec.convert(metadata, ObjectMeta)
+    return RenderedObject(POD.api_version, POD.kind, rendered, body)
 
 
 def service_account(metadata: TaskExecutionMetadata) -> str:
@@ -75,9 +82,9 @@ def service_account(metadata: TaskExecutionMetadata) -> str:
     if metadata.security_context is not None:
         from flyteidl2.core import security_pb2
 
-        run_as = security_pb2.SecurityContext.FromString(metadata.security_context).run_as
-        if run_as.k8s_service_account:
-            return run_as.k8s_service_account
+        security = podspec.parse(security_pb2.SecurityContext, metadata.security_context, "security_context")
+        if account := security.run_as.k8s_service_account:
+            return account
     return metadata.k8s_service_account
 
 
@@ -126,21 +133,19 @@ def _custom(template: TaskTemplate) -> dict[str, Any]:
 
 
 def _probe_debugger(containers: Sequence[ApiObject], primary: str) -> Sequence[ApiObject]:
-    """Call the container that was asked to run a debugger ready when that answers."""
+    """Call containers that were asked to run a debugger ready when that answers, up to the first that was not."""
+    probed = list(containers)
     for index, container in enumerate(containers):
         if len(containers) > 1 and container["name"] != primary:
             continue
         environment = container.get("env") or ()
         if not asks_for_debugger(environment):
-            port = None
-        elif any(variable["name"] == _ACTION_NAME for variable in environment):
-            port = _DEBUGGER_PORT
-        else:
-            port = _LEGACY_DEBUGGER_PORT
-        if port is not None:
-            probe = {"httpGet": {"port": port}, "initialDelaySeconds": 15, "periodSeconds": 5, "failureThreshold": 50}
-            return [*containers[:index], {**container, "readinessProbe": probe}, *containers[index + 1 :]]
-    return containers
+            break
+        is_named = any(variable["name"] == _ACTION_NAME for variable in environment)
+        port = _DEBUGGER_PORT if is_named else _LEGACY_DEBUGGER_PORT
+        probe = {"httpGet": {"port": port}, "initialDelaySeconds": 15, "periodSeconds": 5, "failureThreshold": 50}
+        probed[index] = {**container, "readinessProbe": probe}
+    return probed
 
 
 def asks_for_debugger(environment: Sequence[Mapping[str, Any]]) -> bool:

@@ -146,7 +146,7 @@ def test_bad_tasks_are_refused_by_name(
 
 @pytest.mark.parametrize("field", ["pod_template", "extended_resources"])
 def test_overrides_that_are_no_messages_are_refused(field: str) -> None:
-    with pytest.raises(DecodeError, match=f"overrides.{field}: is no core"):
+    with pytest.raises(DecodeError, match=f"overrides.{field}: is no "):
         pod_of(tasks.container_template(), overrides=overrides(**{field: b"\xff\xff"}))
 
 
@@ -447,7 +447,9 @@ def test_copilot_that_can_not_be_configured_is_a_plain_error(
 
 def test_container_alone_has_no_execution_pod_around_it() -> None:
     builder = PodSpecBuilder(K8sConfig(default_security_context={"runAsUser": 1}))
-    container = builder.to_container(task_of(tasks.container_template(), tasks.metadata(), tasks.PATHS))
+    template = tasks.container_template(config={"link_type": "vscode"})
+    container = builder.to_container(task_of(template, tasks.metadata(console_url="https://c"), tasks.PATHS))
+    assert "FLYTE_EXECUTION_URL" not in {variable["name"] for variable in container["env"]}
     assert container["securityContext"] == {"runAsUser": 1}
     assert container["args"][-1] == "s3://b/in/inputs.pb"
 

@@ -9,7 +9,7 @@ from google.protobuf import json_format
 
 from propfan.pluginmachinery.config import K8sConfig
 from propfan.pluginmachinery.contexts import ResourceRequirements
-from propfan.pluginmachinery.errors import BadTaskSpecificationError
+from propfan.pluginmachinery.errors import BadTaskSpecificationError, DecodeError
 from propfan.pluginmachinery.kubernetes_plugin import POD
 from propfan.pluginmachinery.loglinks import LogsConfig
 from propfan.pluginmachinery.podspec.build import PodSpecBuilder, task_of
@@ -112,6 +112,18 @@ def test_only_the_primary_of_several_containers_is_probed() -> None:
     template = tasks.pod_template({"containers": [{"name": "side"}, {"name": "main"}]})
     containers = pod_of(template, environment_variables={"_F_E_VS": "1"})["spec"]["containers"]
     assert ["readinessProbe" in container for container in containers] == [False, True]
+
+
+def test_of_containers_of_one_name_those_up_to_the_first_without_debugger_are_probed() -> None:
+    asks, asks_not = {"name": "_F_E_VS", "value": "t"}, {"name": "_F_E_VS", "value": "f"}
+    named = [{"name": "main", "env": [variable]} for variable in (asks, asks, asks_not, asks)]
+    containers = pod_of(tasks.pod_template({"containers": named}))["spec"]["containers"]
+    assert ["readinessProbe" in container for container in containers] == [True, True, False, False]
+
+
+def test_security_context_that_is_none_is_refused() -> None:
+    with pytest.raises(DecodeError, match="security_context: is no SecurityContext"):
+        pod_of(tasks.container_template(), security_context=b"\xff")
 
 
 class Context:
