@@ -1,4 +1,5 @@
 cimport cython
+from propfan._speedups cimport pod_layout
 
 cdef unsigned int _CONTAINER, _GENERATED, _IDENTITY, _TASK, _EXECUTION, _TIMES
 cdef object _EPOCH, _SECOND, _NEVER
@@ -27,6 +28,7 @@ cdef class PlainLinks:
 cpdef str rfc3339(object when)
 cpdef object unix_seconds(object when)
 cpdef str bare_container_id(str container_id)
-@cython.locals(containers=tuple, statuses=tuple, values=list, container_id=str)
+@cython.locals(containers=tuple, statuses=tuple, values=list, container_id=str, status=pod_layout.Status,
+               metadata=pod_layout.Metadata)
 cpdef list pod_values(object pod, object index, unsigned int used, object now)
 cpdef object add_identity(list values, unsigned int used, object task_execution_id, object subdomain)

@@ -1,3 +1,5 @@
+# cython: nonecheck=True
+# ruff: noqa: ERA001 - the line above is for the compiler: None has no fields there either
 """Log links of one task, taken apart once and filled for each pod.
 
 By definition (``propfan.pluginmachinery.loglinks``) the variables of a template are replaced one after
@@ -148,16 +150,16 @@ def pod_values(pod: ObservedPod, index: int, used: int, now: datetime) -> list[s
     ``None`` when the pod has no container, or no container status, of that index: the status is taken by its
     position, also where it belongs to another container.
     """
-    if pod.spec is None or pod.status is None:
+    spec, status = pod.spec, pod.status
+    if spec is None or status is None:
         return None
-    containers = pod.spec.containers
-    statuses = pod.status.container_statuses
+    containers, statuses = spec.containers, status.container_statuses
     if containers is None or statuses is None or index >= len(containers) or index >= len(statuses):
         return None
     metadata = pod.metadata
     container_id = bare_container_id(statuses[index].container_id) if used & _CONTAINER else ""
     values = [
-        "", metadata.name, metadata.uid, metadata.namespace, containers[index].name, container_id, pod.spec.hostname,
+        "", metadata.name, metadata.uid, metadata.namespace, containers[index].name, container_id, spec.hostname,
         "", "", "", "", "", "", "", "", "", "", "", "", "", "", "", "", "", "", "", "",
     ]  # fmt: skip
     if used & _TIMES:

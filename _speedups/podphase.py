@@ -1,3 +1,5 @@
+# cython: nonecheck=True
+# ruff: noqa: ERA001 - the line above is for the compiler: None has no fields there either
 """What a pod's status means for its task: the rules, and the values that carry the verdict.
 
 Pods are those of ``propfan._speedups.pods``. The result types are given by the caller (``Results``), since they
@@ -22,6 +24,9 @@ _RUNNING: Final = 5
 _SUCCESS: Final = 6
 _RETRYABLE_FAILURE: Final = 7
 _PERMANENT_FAILURE: Final = 8
+
+_pod_values: Final = links.pod_values
+_add_identity: Final = links.add_identity
 
 _UNSET: Final = datetime(1, 1, 1, tzinfo=UTC)
 _TRUE: Final = frozenset({"1", "t", "T", "TRUE", "true", "True"})
@@ -114,7 +119,8 @@ def _end(start: datetime, period: timedelta) -> datetime | None:
 
 def primary_container_name(pod: ObservedPod) -> str:
     """The container that stands for the task: named by annotation, or like the pod, else the first."""
-    annotations = pod.metadata.annotations
+    metadata = pod.metadata
+    annotations = metadata.annotations
     if annotations is not None:
         if annotations.default_container:
             return annotations.default_container
@@ -124,7 +130,7 @@ def primary_container_name(pod: ObservedPod) -> str:
     if not containers:
         return ""
     for container in containers:
-        if container.name == pod.metadata.name:
+        if container.name == metadata.name:
             return container.name
     return containers[0].name
 
@@ -167,7 +173,8 @@ def _finished_badly(state: State | None) -> bool:
         return False
     if state.waiting is not None or state.running is not None:
         return True
-    return state.terminated is not None and state.terminated.exit_code != 0
+    terminated = state.terminated
+    return terminated is not None and terminated.exit_code != 0
 
 
 class PodPhases:
@@ -190,7 +197,8 @@ class PodPhases:
     def verdict(self, pod: ObservedPod, now: datetime) -> Verdict:
         """What the pod's phase, conditions and containers say."""
         status = pod.status
-        annotations = pod.metadata.annotations
+        metadata = pod.metadata
+        annotations = metadata.annotations
         if status is not None:
             phase = status.phase
             if phase == "Succeeded":
@@ -260,7 +268,8 @@ class PodPhases:
             if statuses is not None:
                 for container in statuses:
                     state = container.state
-                    if state is not None and state.terminated is not None and "OOMKilled" in state.terminated.reason:
+                    terminated = None if state is None else state.terminated
+                    if terminated is not None and "OOMKilled" in terminated.reason:
                         return _fails(
                             _RETRYABLE_FAILURE, "OOMKilled", "Pod reported success despite being OOMKilled", False
                         )
@@ -277,9 +286,11 @@ class PodPhases:
             status.ephemeral_container_statuses,
         ):
             for container in statuses or ():
-                ended = None if container.last_state is None else container.last_state.terminated
+                state = container.last_state
+                ended = None if state is None else state.terminated
                 if ended is None:
-                    ended = None if container.state is None else container.state.terminated
+                    state = container.state
+                    ended = None if state is None else state.terminated
                 if ended is None:
                     continue
                 if "OOMKilled" in ended.reason:
@@ -326,12 +337,14 @@ class PodPhases:
         """The first init container that waits, else the first container that waits and is not ready."""
         if status.init_container_statuses is not None:
             for container in status.init_container_statuses:
-                if container.state is not None and container.state.waiting is not None:
-                    return container.state.waiting
+                state = container.state
+                if state is not None and state.waiting is not None:
+                    return state.waiting
         if status.container_statuses is not None:
             for container in status.container_statuses:
-                if not container.ready and container.state is not None and container.state.waiting is not None:
-                    return container.state.waiting
+                state = container.state
+                if not container.ready and state is not None and state.waiting is not None:
+                    return state.waiting
         return None
 
     def _classify(self, condition: Condition, waiting: Waiting, since: datetime, now: datetime) -> Verdict:
@@ -370,16 +383,17 @@ class PodPhases:
         status = pod.status
         if status is None or status.phase == "Unknown":
             return ()
-        values = links.pod_values(pod, 0, plan.used, now)
+        used = plan.used
+        values = _pod_values(pod, 0, used, now)
         if values is None:
             return ()
-        links.add_identity(values, plan.used, task_execution_id, self._subdomain)
+        _add_identity(values, used, task_execution_id, self._subdomain)
         debugged = plan.needs_environment and has_debugger(pod, 0)
         rendered: tuple[Any, ...] | None = None if plan.plain is None else plan.plain.render(values, debugged)
         if rendered is not None:
             return rendered
-        every = links.pod_values(pod, 0, links.ALL, now) or []
-        links.add_identity(every, links.ALL, task_execution_id, self._subdomain)
+        every = _pod_values(pod, 0, links.ALL, now) or []
+        _add_identity(every, links.ALL, task_execution_id, self._subdomain)
         substituted: tuple[Any, ...] = plan.substitute(every, has_debugger=debugged)
         return substituted
 
@@ -440,7 +454,8 @@ class PodPhases:
         reported = None if status is None else self._completed_at(status)
         if reported is None:
             reported = occurred
-        context = self._log_context((self.pod_log_context(pod),), pod.metadata.name)
+        metadata = pod.metadata
+        context = self._log_context((self.pod_log_context(pod),), metadata.name)
         return self._task_info(occurred, reported, logs, context)
 
     def _occurred_at(self, status: Status) -> datetime | None:
@@ -453,11 +468,11 @@ class PodPhases:
                     if state is None:
                         continue
                     when = None
-                    running = state.running
+                    running, terminated = state.running, state.terminated
                     if running is not None:
                         when = running.started_at
-                    elif state.terminated is not None:
-                        when = state.terminated.finished_at
+                    elif terminated is not None:
+                        when = terminated.finished_at
                     if when is not None and when != _UNSET and (latest is None or when > latest):
                         latest = when
         return latest.replace(microsecond=0) if latest is not None and latest.microsecond else latest
@@ -494,12 +509,12 @@ class PodPhases:
             start: datetime | None = None
             end: datetime | None = None
             if state is not None:
-                running = state.running
+                running, terminated = state.running, state.terminated
                 if running is not None:
                     start = running.started_at or _UNSET
-                elif state.terminated is not None:
-                    start = state.terminated.started_at or _UNSET
-                    end = state.terminated.finished_at or _UNSET
+                elif terminated is not None:
+                    start = terminated.started_at or _UNSET
+                    end = terminated.finished_at or _UNSET
             contexts.append(self._container_context(status.name, start, end))
         return tuple(contexts)
 

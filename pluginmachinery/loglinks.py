@@ -214,6 +214,8 @@ class LinkPlan:
         needs_environment: Whether a debugger in the pod makes a difference.
     """
 
+    __slots__ = ("_by_own_names", "_links", "needs_environment", "plain", "used")
+
     def __init__(self, found: Sequence[_Link]) -> None:
         self._links = tuple(found)
         self._by_own_names: dict[tuple[str, ...], links.PlainLinks | None] = {}

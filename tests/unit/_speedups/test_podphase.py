@@ -70,3 +70,12 @@ def test_what_is_no_pod_is_refused(twin: Any, function: str, arguments: tuple[An
 @pytest.mark.parametrize("index", [1, 7, 2**70])
 def test_container_that_is_not_there_has_no_debugger(twin: Any, index: int) -> None:
     assert twin.has_debugger(pods.decode(b'{"spec":{"containers":[{"name":"a"}]}}'), index) is False
+
+
+@TWINS
+@pytest.mark.parametrize(
+    ("rule", "more"), [("succeeded", ()), ("failed", ("main",)), ("pending", (pod_strategies.NOW,))]
+)
+def test_rule_needs_a_status(twin: Any, rule: str, more: tuple[Any, ...]) -> None:
+    with pytest.raises(AttributeError, match="NoneType"):
+        getattr(rules(twin, None), rule)(None, *more)

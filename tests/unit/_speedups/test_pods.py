@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import ctypes
 import json
 import sys
 from datetime import UTC, datetime
@@ -74,6 +75,20 @@ def sizes(value: object, seen: set[int]) -> int:
 
 def test_typical_running_pod_takes_less_than_three_kilobytes() -> None:
     assert sizes(pods.decode(RAW), set()) < 3000
+
+
+@pytest.mark.parametrize(
+    "part",
+    [pods.Annotations, pods.Metadata, pods.Waiting, pods.Running, pods.Terminated, pods.State, pods.ContainerStatus,
+     pods.Condition, pods.Status],
+)  # fmt: skip
+def test_part_holds_its_fields_in_the_order_of_their_names(part: type[msgspec.Struct]) -> None:
+    """What ``pod_layout.pxd`` relies on."""
+    names = sorted(part.__struct_fields__)
+    assert part.__basicsize__ == object.__basicsize__ + 8 * len(names)
+    values = dict(zip(names, map(str, range(len(names))), strict=True))
+    head = (ctypes.c_void_p * len(names)).from_address(id(made := part(**values)) + object.__basicsize__)
+    assert [head[i] for i in range(len(names))] == [id(getattr(made, name)) for name in names]
 
 
 def test_what_the_phase_depends_on_is_kept() -> None:
