@@ -11,6 +11,9 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import msgspec
+from flyteidl2.core import tasks_pb2
+from google.protobuf import text_format
+from google.protobuf.message import DecodeError as ProtobufDecodeError
 
 from propfan._speedups import apitypes, structs
 from propfan.pluginmachinery import names
@@ -151,6 +154,7 @@ class PodSpecBuilder:
         self.k8s = k8s
         self.templates = pod_templates.PodTemplates(templates or NoPodTemplates())
         self.classes = accelerators.DeviceClasses.of(k8s)
+        self.bounded_resources = self.classes.resource_names | {resources.EPHEMERAL_STORAGE}
         self._copilot = Copilot(k8s.co_pilot, storage, logger_level)
         self._workflow = [environment.variable("FLYTE_INTERNAL_EXECUTION_WORKFLOW", workflow_id)] if workflow_id else []
         self._platform_env = environment.of_platform(k8s, process_env or {})
@@ -323,8 +327,6 @@ def extended_resources(task: PodTask) -> Extended:
         shared_memory = own.shared_memory if own.HasField("shared_memory") else None
     overrides = task.metadata.overrides
     if overrides is not None and overrides.extended_resources is not None:
-        from flyteidl2.core import tasks_pb2
-
         over = parse(tasks_pb2.ExtendedResources, overrides.extended_resources, "overrides.extended_resources")
         accelerator = over.gpu_accelerator if over.HasField("gpu_accelerator") else accelerator
         shared_memory = over.shared_memory if over.HasField("shared_memory") else shared_memory
@@ -345,7 +347,7 @@ class _Customiser:
         platform = resources.of_execution(metadata.platform_resources, "platform_resources")
         defaults = {"cpu": builder.k8s.default_cpus, "memory": builder.k8s.default_memory}
         self._platform = resources.Platform(
-            {**defaults, **platform.requests}, platform.limits, builder.classes.resource_names
+            {**defaults, **platform.requests}, platform.limits, builder.bounded_resources
         )
         self._parameters = task.parameters
         self._env = builder.environment_of(task, has_url=has_url)
@@ -365,7 +367,7 @@ class _Customiser:
         own.rename_gpu(self._gpu)
         if is_primary:
             own = resources.merge(own, self._overrides)
-        out["resources"] = resources.written(self._platform.resolve(own, assign=is_primary), container)
+        out["resources"] = self._platform.resolve(own, container, assign=is_primary)
         return out
 
 
@@ -421,8 +423,6 @@ def metadata_of(definition: K8sPod) -> dict[str, Any]:
 
 def _replace(pod: BuiltPod, serialised: bytes) -> None:
     """Put the execution's own pod in place of the task's."""
-    from flyteidl2.core import tasks_pb2
-
     override = parse(tasks_pb2.K8sPod, serialised, "overrides.pod_template")
     if not override.HasField("pod_spec"):
         return
@@ -441,8 +441,6 @@ def parse(kind: type[M], serialised: bytes, what: str) -> M:
     Raises:
         DecodeError: it is none; the message names ``what``.
     """
-    from google.protobuf.message import DecodeError as ProtobufDecodeError
-
     try:
         return kind.FromString(serialised)
     except ProtobufDecodeError as error:
@@ -471,7 +469,5 @@ def _replace_image(spec: dict[str, Any], primary: str, image: str) -> None:
 
 def text_of(struct: Struct) -> str:
     """A Struct for an error message, cut to a readable length."""
-    from google.protobuf import text_format
-
     text = text_format.MessageToString(struct, as_one_line=True)
     return text if len(text) <= 400 else f"{text[:400]}..."

@@ -6,13 +6,12 @@ cut prints in the form of the one that it came from.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from functools import lru_cache
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
-from propfan._speedups import quantities
+from propfan._speedups import quantities, requirements
 from propfan.pluginmachinery.contexts import ResourceRequirements
 from propfan.pluginmachinery.errors import BadTaskSpecificationError, PermanentError
 
@@ -30,8 +29,8 @@ STORAGE: Final = "storage"
 _NAMES: Final = {1: CPU, 2: GENERIC_GPU, 3: MEMORY, 5: EPHEMERAL_STORAGE}
 """``core.Resources.ResourceName`` to Kubernetes; the others have no counterpart."""
 
-_value: Callable[[str], int] = lru_cache(maxsize=8192)(quantities.nanos)
-printed: Callable[[str], str] = lru_cache(maxsize=8192)(quantities.settled)
+printed = requirements.printed
+_value = requirements.value
 
 
 class Requirements(msgspec.Struct):
@@ -39,10 +38,6 @@ class Requirements(msgspec.Struct):
 
     requests: dict[str, str]
     limits: dict[str, str]
-
-    @property
-    def names(self) -> set[str]:
-        return self.requests.keys() | self.limits.keys()
 
     def rename_gpu(self, name: str) -> None:
         for quantities_by_name in (self.requests, self.limits):
@@ -73,15 +68,15 @@ def _entries(entries: Iterable[Resources.ResourceEntry]) -> dict[str, str]:
     return found
 
 
-def of_execution(requirements: ResourceRequirements | None, what: str) -> Requirements:
+def of_execution(wanted: ResourceRequirements | None, what: str) -> Requirements:
     """A copy of what the execution or the platform asks for.
 
     Raises:
         BadTaskSpecificationError: a value is no quantity.
     """
-    if requirements is None:
+    if wanted is None:
         return Requirements({}, {})
-    copied = Requirements(dict(requirements.requests), dict(requirements.limits))
+    copied = Requirements(dict(wanted.requests), dict(wanted.limits))
     for kind, entries in (("requests", copied.requests), ("limits", copied.limits)):
         for name, value in entries.items():
             try:
@@ -96,59 +91,28 @@ def of_container(container: Mapping[str, Any]) -> Requirements:
     return Requirements(dict(resources.get("requests") or {}), dict(resources.get("limits") or {}))
 
 
-def written(resolved: Requirements, container: Mapping[str, Any]) -> dict[str, Any]:
-    """``resources`` of a container: the resolved ones, and the claims that it had."""
-    out: dict[str, Any] = {}
-    if claims := (container.get("resources") or {}).get("claims"):
-        out["claims"] = claims
-    if resolved.limits:
-        out["limits"] = {name: printed(value) for name, value in resolved.limits.items()}
-    if resolved.requests:
-        out["requests"] = {name: printed(value) for name, value in resolved.requests.items()}
-    return out
-
-
 class Platform(msgspec.Struct, frozen=True):
     """Defaults and ceilings: the execution's, completed by configuration.
 
     Attributes:
-        accelerators: Every resource name that stands for an accelerator.
+        bounded: Resources beside cpu and memory that are filled in and cut: accelerators and disk space.
     """
 
     requests: Mapping[str, str]
     limits: Mapping[str, str]
-    accelerators: frozenset[str]
+    bounded: frozenset[str]
 
-    def resolve(self, own: Requirements, *, assign: bool) -> Requirements:
-        """Fill in and cut to the ceilings; resources that the platform knows nothing of pass through.
+    def resolve(self, own: Requirements, container: Mapping[str, Any], *, assign: bool) -> dict[str, Any]:
+        """``resources`` of a container in written form; claims that it had are kept.
 
         Args:
+            own: What the container asks for; used up.
             assign: Fill in what is missing; otherwise only cut, and name cpu and memory even when zero.
         """
-        names = own.names
-        for name in (CPU, MEMORY):
-            self._adjust(own, name, assign=assign)
-        for name in sorted(names & self.accelerators):
-            self._adjust(own, name, assign=assign)
-        if EPHEMERAL_STORAGE in names:
-            self._adjust(own, EPHEMERAL_STORAGE, assign=assign)
-        return own
-
-    def _adjust(self, own: Requirements, name: str, *, assign: bool) -> None:
-        request, limit = own.requests.get(name, "0"), own.limits.get(name, "0")
-        if assign:
-            if not _value(request):
-                request = limit if _value(limit) else self.requests.get(name, "0")
-            if not _value(limit):
-                limit = request
-        ceiling = self.limits.get(name, "0")
-        limit = _cut(limit, ceiling)
-        own.requests[name] = _cut(_cut(request, ceiling), limit)
-        own.limits[name] = limit
-
-
-def _cut(value: str, ceiling: str) -> str:
-    return ceiling if 0 != _value(ceiling) < _value(value) else value
+        resolved = requirements.resolve(own.requests, own.limits, self.requests, self.limits, self.bounded, assign)
+        if claims := (container.get("resources") or {}).get("claims"):
+            resolved["claims"] = claims
+        return resolved
 
 
 def merge(base: Requirements, over: Requirements) -> Requirements:

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
+from flyteidl2.core import security_pb2
 
 from propfan._speedups import apitypes, structs
 from propfan.pluginmachinery.config import ApiObject
@@ -80,8 +81,6 @@ def render(pod: BuiltPod) -> RenderedObject:
 def service_account(metadata: TaskExecutionMetadata) -> str:
     """Whom the task asks to run as, else the execution's default."""
     if metadata.security_context is not None:
-        from flyteidl2.core import security_pb2
-
         security = podspec.parse(security_pb2.SecurityContext, metadata.security_context, "security_context")
         if account := security.run_as.k8s_service_account:
             return account

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from propfan._speedups import quantities
-from propfan.pluginmachinery.podspec.resources import Platform, Requirements, merge, of_template, written
+from propfan.pluginmachinery.podspec.resources import Platform, Requirements, merge, of_template
 
 DEFAULTS = {"cpu": "1000m", "memory": "1024Mi"}
 
@@ -14,8 +14,8 @@ DEFAULTS = {"cpu": "1000m", "memory": "1024Mi"}
 def resolved(
     requests: dict[str, str], limits: dict[str, str], ceiling: dict[str, str] | None = None, *, assign: bool
 ) -> dict[str, dict[str, str]]:
-    platform = Platform(DEFAULTS, ceiling or {}, frozenset({"nvidia.com/gpu"}))
-    return written(platform.resolve(Requirements(requests, limits), assign=assign), {})
+    platform = Platform(DEFAULTS, ceiling or {}, frozenset({"nvidia.com/gpu", "ephemeral-storage"}))
+    return platform.resolve(Requirements(requests, limits), {}, assign=assign)
 
 
 def test_missing_resources_are_assigned_from_the_other_side_or_the_platform() -> None:
@@ -71,6 +71,12 @@ def test_templates_resources_have_kubernetes_names_and_no_zeros() -> None:
     assert found.requests == {"cpu": "2", "gpu": "1", "ephemeral-storage": "1Gi"}
     found.rename_gpu("amd.com/gpu")
     assert found.requests["amd.com/gpu"] == "1"
+
+
+def test_claims_are_kept() -> None:
+    container = {"resources": {"claims": [{"name": "gpu"}]}}
+    resolved = Platform(DEFAULTS, {}, frozenset()).resolve(Requirements({}, {}), container, assign=True)
+    assert resolved["claims"] == [{"name": "gpu"}]
 
 
 amounts = st.dictionaries(
