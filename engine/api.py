@@ -151,13 +151,15 @@ class Engine:
             for problem in refused:
                 logger.error("plugin can not be loaded", plugin=problem.plugin, error=str(problem))
             ports = Ports(cluster, self.store, secrets, config.max_payload_bytes, config.default_service_account)
-            cache = StoreCache(self.store, iopaths.join(self._store_root, "cache"), self._clock)
+            cache = StoreCache(
+                self.store, iopaths.join(self._store_root, "cache"), self._clock, limit_bytes=config.max_payload_bytes
+            )
             rounds = Rounds(self.registry, ports, cache, config, k8s, self._clock)
             sink = self._journal if self._given_sink is None else _Both(self._journal, self._given_sink)
             self._reconciler = Reconciler(
                 cluster, rounds, sink, config, self._clock, watched=_watched(self.registry), on_final=self._on_final
             )
-            garbage = GarbageCollector(cluster, config, self._clock, on_deleted=self._journal.forget)
+            garbage = GarbageCollector(cluster, config, self._clock, before_delete=self._journal.forget)
             tasks = await stack.enter_async_context(anyio.create_task_group())
             stack.callback(tasks.cancel_scope.cancel)
             tasks.start_soon(pod_templates.watcher.run)
@@ -233,7 +235,8 @@ class Engine:
             waiter = self._waiters.setdefault(key, anyio.Event())
             status = await self.get(key)
             if status.outcome is not None:
-                self._waiters.pop(key, None)
+                if self._waiters.pop(key, None) is waiter:
+                    waiter.set()  # for others, who read the status before it was final
                 return status
             with anyio.move_on_after(self.config.resync_s):
                 await waiter.wait()

@@ -6,11 +6,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from propfan.engine.config import EngineConfig
+from propfan.engine.documents import read_documents
 from propfan.pluginmachinery.config import K8sConfig, decode_config
-from propfan.pluginmachinery.errors import ConfigError
+from propfan.pluginmachinery.errors import ConfigError, DecodeError
 from propfan.pluginmachinery.loglinks import LogsConfig
 
 
@@ -18,13 +17,20 @@ def load(path: Path | None, overrides: Mapping[str, Any]) -> EngineConfig:
     """The configuration in ``path`` (the defaults without one) with ``overrides`` laid over it.
 
     Args:
-        overrides: Keys as in the file; ``None`` overrides nothing.
+        overrides: Keys as in the file; ``None`` overrides nothing, a mapping only its own keys.
 
     Raises:
         ConfigError: the file can not be read, or has unknown keys or values of a wrong type; all are named.
     """
-    values = {**(_read(path) if path is not None else {}), **{k: v for k, v in overrides.items() if v is not None}}
+    values = dict(_read(path)) if path is not None else {}
+    for key, value in overrides.items():
+        below = values.get(key)
+        if isinstance(value, Mapping) and isinstance(below, Mapping):
+            values[key] = {**below, **value}
+        elif value is not None:
+            values[key] = value
     config = decode_config(EngineConfig, values, "")
+    config.capacity.in_nanos(Path("/"))
     decode_config(K8sConfig, config.plugins.get("k8s"), "plugins.k8s")
     decode_config(LogsConfig, config.plugins.get("logs"), "plugins.logs")
     return config
@@ -32,13 +38,23 @@ def load(path: Path | None, overrides: Mapping[str, Any]) -> EngineConfig:
 
 def _read(path: Path) -> Mapping[str, Any]:
     try:
-        values = yaml.safe_load(path.read_bytes())
+        content = path.read_bytes()
+        documents = read_documents(str(path), content) if _says_something(content) else ()
     except OSError as error:
-        raise ConfigError(str(path), error.strerror or str(error)) from error
-    except yaml.YAMLError as error:
-        raise ConfigError(str(path), f"is no YAML: {' '.join(str(error).split())}") from error
-    if values is None:
+        raise ConfigError(str(path), f"can not be read: {error.strerror or error}") from error
+    except DecodeError as error:
+        raise ConfigError(str(path), error.problem) from error
+    if not documents:
         return {}
+    if len(documents) > 1:
+        raise ConfigError(str(path), f"has {len(documents)} documents: settings are a single one")
+    values = documents[0].value
     if not isinstance(values, dict):
         raise ConfigError(str(path), f"must be a mapping of settings, is {type(values).__name__}")
     return values
+
+
+def _says_something(content: bytes) -> bool:
+    """Whether there is more than comments and a document's mark."""
+    lines = (line.strip() for line in content.splitlines())
+    return any(line and not line.startswith(b"#") and line != b"---" for line in lines)

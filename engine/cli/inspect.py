@@ -11,11 +11,12 @@ from pathlib import Path
 import msgspec
 import rich_click as click
 from rich.table import Table
+from rich.text import Text
 
 from propfan.engine import control
 from propfan.engine.api import Explanation
-from propfan.engine.cli import progress
-from propfan.engine.cli.app import data_dir_option, output, run_async
+from propfan.engine.cli.app import data_dir_option, output, print_json, run_async
+from propfan.engine.cli.tables import TaskTable, as_json, in_order, phase_of
 from propfan.engine.processes import logs as process_logs
 from propfan.engine.reconcile.live_task import TaskKey
 from propfan.engine.submission import TaskStatus
@@ -24,20 +25,20 @@ from propfan.pluginmachinery.errors import ConfigError
 
 @click.command()
 @click.argument("tasks", nargs=-1)
-@click.option("--json", "as_json", is_flag=True, help="One JSON line per task.")
+@click.option("--json", "is_json", is_flag=True, help="One JSON line per task.")
 @data_dir_option
-def get(tasks: Sequence[str], as_json: bool, data_dir: Path) -> None:
-    """Lists tasks: all, or those named."""
+def get(*, tasks: Sequence[str], is_json: bool, data_dir: Path) -> None:
+    """Lists tasks: all, or those named. The beginning of a name is enough where it is the only one."""
 
     async def body() -> int:
         async with control.open_tasks(data_dir) as directory:
             found = await directory.list()
-        shown = [_find(found, name) for name in tasks] if tasks else sorted(found, key=lambda s: (s.created_at, s.key))
-        if as_json:
+        shown = [_find(found, name) for name in tasks] if tasks else in_order(found)
+        if is_json:
             for status in shown:
-                sys.stdout.write(msgspec.json.encode(status).decode() + "\n")
+                print_json(as_json(status))
         elif shown:
-            output().print(progress.task_table(shown))
+            output().print(TaskTable(shown))
         else:
             output().print("no tasks yet: 'propfan run FILE' makes some", style="dim")
         return 0
@@ -50,21 +51,25 @@ def get(tasks: Sequence[str], as_json: bool, data_dir: Path) -> None:
 @click.option("--attempt", type=click.IntRange(1), help="Of this attempt; the last one when absent.")
 @click.option("--container", default="", help="Of this container only.")
 @data_dir_option
-def logs(task: str, attempt: int | None, container: str, data_dir: Path) -> None:
-    """Prints what a TASK wrote to standard output and error."""
+def logs(*, task: str, attempt: int | None, container: str, data_dir: Path) -> None:
+    """Prints what a TASK wrote to standard output and error, also while it runs."""
 
     async def body() -> int:
         async with control.open_tasks(data_dir) as directory:
             status = _find(await directory.list(), task)
         number = attempt or status.attempts
         if number > status.attempts:
-            raise ConfigError("--attempt", f"{status.key.name} has had {status.attempts} attempts so far")
+            had = f"{status.attempts} attempt{'s' if status.attempts > 1 else ''}"
+            raise ConfigError("--attempt", f"there is no {number}: {status.key.name} has had {had} so far")
         pod = f"{status.key.name}-{number - 1}"
         folder = process_logs.log_path(data_dir / "processes", status.key.namespace, pod, "c", 0).parent.parent
         files = [file for file in sorted(folder.glob("*/*.log")) if not container or file.parent.name == container]
         if not files:
-            where = f"{folder}/{container or '*'}"
-            raise ConfigError("TASK", f"{status.key.name}, attempt {number}, has no logs in {where}: it did not start here")
+            if container and (others := sorted({file.parent.name for file in folder.glob("*/*.log")})):
+                raise ConfigError("--container", f"there is no '{container}'; there are {', '.join(others)}")
+            raise ConfigError(
+                "TASK", f"{status.key.name}, attempt {number}, has no logs in {folder}: it has not started"
+            )
         for file in files:
             if len(files) > 1:
                 click.echo(f"==> {file.relative_to(folder)} <==")
@@ -78,17 +83,17 @@ def logs(task: str, attempt: int | None, container: str, data_dir: Path) -> None
 
 @click.command()
 @click.argument("task")
-@click.option("--json", "as_json", is_flag=True, help="As one JSON object.")
+@click.option("--json", "is_json", is_flag=True, help="As one JSON object.")
 @data_dir_option
-def explain(task: str, as_json: bool, data_dir: Path) -> None:
+def explain(*, task: str, is_json: bool, data_dir: Path) -> None:
     """Says why a TASK is where it is: last observation, next wake-up and its reason."""
 
     async def body() -> int:
         async with control.open_tasks(data_dir) as directory:
             found = _find(await directory.list(), task)
             explanation = await directory.explain(found.key)
-        if as_json:
-            sys.stdout.write(msgspec.json.encode(explanation).decode() + "\n")
+        if is_json:
+            print_json({**msgspec.to_builtins(explanation), "status": as_json(explanation.status)})
         else:
             _show(explanation)
         return 0
@@ -99,10 +104,16 @@ def explain(task: str, as_json: bool, data_dir: Path) -> None:
 @click.command()
 @click.argument("tasks", nargs=-1)
 @click.option("--all", "everything", is_flag=True, help="Every task that is not over.")
-@click.option("--reason", default="", help="Kept with the tasks.")
+@click.option("--reason", default="", metavar="TEXT", help="Told wherever the task's end is.")
 @data_dir_option
-def abort(tasks: Sequence[str], everything: bool, reason: str, data_dir: Path) -> None:
-    """Stops TASKS. Without a running engine they are stopped by the next one."""
+def abort(*, tasks: Sequence[str], everything: bool, reason: str, data_dir: Path) -> None:
+    """Stops TASKS. Without a running engine they are stopped by the next one.
+
+    \b
+    Examples:
+      propfan abort r4xk9 --reason 'wrong inputs'
+      propfan abort --all
+    """
 
     async def body() -> int:
         if not tasks and not everything:
@@ -115,7 +126,9 @@ def abort(tasks: Sequence[str], everything: bool, reason: str, data_dir: Path) -
                     click.echo(f"{status.key.name} is over already: {status.outcome.value}")
                     continue
                 await directory.abort(status.key, reason)
-                click.echo(f"{status.key.name}: {'aborting' if directory.is_live else 'will be aborted by the next run'}")
+                click.echo(
+                    f"{status.key.name}: {'aborting' if directory.is_live else 'will be aborted by the next run'}"
+                )
         return 0
 
     run_async(body)
@@ -145,25 +158,31 @@ def _show(explanation: Explanation) -> None:
     table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
     table.add_column(style="bold", no_wrap=True)
     table.add_column(overflow="fold")
-    outcome = f" → {status.outcome.value}" if status.outcome is not None else ""
     rows = [
         ("task", f"{TaskKey(*status.key)}  ({status.task_type} {status.task_name})"),
-        ("phase", f"{status.phase.wire_name}{outcome}, attempt {status.attempts}"),
+        ("phase", f"{phase_of(status)}, attempt {status.attempts}"),
         ("because", status.reason),
         ("stage", f"{explanation.stage}, to {explanation.goal}" if explanation.goal != "none" else explanation.stage),
         ("waiting for", explanation.waiting_for),
+        ("unsaved", "" if explanation.is_durable else "the latest change is not written down yet"),
         ("object", explanation.object),
         ("last observed", _ago(explanation.observed_at, now)),
-        ("next look", f"{_ago(explanation.next_wake, now)}: {explanation.next_wake_reason}" if explanation.next_wake else ""),
+        (
+            "next look",
+            f"{_ago(explanation.next_wake, now)}: {explanation.next_wake_reason}" if explanation.next_wake else "",
+        ),
         ("system failures", str(status.system_failures) if status.system_failures else ""),
         ("error", f"[{status.error.code}] {status.error.message}" if status.error else ""),
         ("outputs", status.output_prefix),
     ]
     rows += [("earlier", text) for text in explanation.attempt_errors]
-    rows += [("history", f"{entry.occurred_at:%H:%M:%S.%f}"[:-3] + f"  {entry.phase}  {entry.message}") for entry in status.history]
+    rows += [
+        ("history", f"{entry.occurred_at:%H:%M:%S.%f}"[:-3] + f"  {entry.phase}  {entry.message}")
+        for entry in status.history
+    ]
     for name, text in rows:
         if text:
-            table.add_row(name, text)
+            table.add_row(name, Text(text.replace("\r\n", "\n").strip()))
     output().print(table)
 
 
