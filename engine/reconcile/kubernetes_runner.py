@@ -7,6 +7,7 @@ from typing import Final
 import msgspec
 
 from propfan.engine.cluster import Cluster, ObservedObject
+from propfan.engine.reconcile import answers
 from propfan.engine.reconcile.live_task import LiveTask
 from propfan.engine.reconcile.task_context import RoundContext
 from propfan.engine.task_state import (
@@ -16,7 +17,6 @@ from propfan.engine.task_state import (
     Launched,
     ObjectGone,
     ObjectLost,
-    Observed,
     Postponed,
     Refused,
 )
@@ -36,7 +36,7 @@ from propfan.pluginmachinery.errors import (
     UnavailableError,
 )
 from propfan.pluginmachinery.kubernetes_plugin import AbortBehavior, AbortOverride
-from propfan.pluginmachinery.phases import ErrorKind, ExecutionError, PhaseInfo
+from propfan.pluginmachinery.phases import ErrorKind, ExecutionError
 
 _NEVER_AS_IT_IS: Final[dict[type[ApiError], str]] = {
     TooLargeError: "EntityTooLarge",
@@ -108,7 +108,7 @@ class KubernetesRunner:
             if read is None:
                 return self._lost(ctx)
             seen = live.learn(read)
-        info = await self._plugin.get_task_phase(ctx, seen)
+        info = answers.phase_info(await self._plugin.get_task_phase(ctx, seen), self.loaded.entry.id)
         if not info.phase.is_terminal:
             if live.object_was_deleted:
                 now = await self._read(ctx)
@@ -121,7 +121,7 @@ class KubernetesRunner:
                 return ObjectLost(
                     "UnexpectedObjectDeletion", f"object [{_path(seen)}] terminated unexpectedly in the background"
                 )
-        return observed(info)
+        return answers.observed(info)
 
     def _known(self, live: LiveTask, ctx: RoundContext) -> ObservedObject | None:
         """The attempt's object as the watch showed it; not one of an earlier attempt."""
@@ -210,18 +210,6 @@ class KubernetesRunner:
 
     def _target(self, ctx: RoundContext) -> str:
         return f"{self._kind.kind} {ctx.metadata.namespace}/{self.object_name(ctx)}"
-
-
-def observed(info: PhaseInfo) -> Observed:
-    return Observed(
-        phase=info.phase,
-        version=info.version,
-        reason=info.reason,
-        error=info.error,
-        info=info.info,
-        remove_object=info.cleanup_on_failure,
-        recheck_at=info.recheck_at,
-    )
 
 
 def _is_due_for_resync(live: LiveTask, ctx: RoundContext) -> bool:

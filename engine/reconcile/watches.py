@@ -14,9 +14,6 @@ from propfan.pluginmachinery.errors import ApiError, ExpiredError
 
 logger = structlog.get_logger(__name__)
 
-_REOPEN_S: Final = 0.5
-"""Pause after a watch that ended without a word; one that ended after some is opened again at once."""
-
 
 class Watcher:
     """Tells of every object of a kind, and of every change, at least once and in order.
@@ -46,22 +43,30 @@ class Watcher:
         self._on_listed: Final = on_listed
         self._silence_s: Final = silence_s
         self.is_synced: Final = anyio.Event()
+        self._version: str | None = None
+        """Everything up to this resourceVersion was told; ``None`` before the list, and when it is too old."""
+        self._vain = 0
+        """Watches in a row that ended soon and brought nothing new."""
 
     async def run(self) -> None:
-        """Works until cancelled."""
-        tries = 0
+        """Works until cancelled. A watch that was of use, or lasted, is followed by the next one at once."""
         while True:
+            began_s, wait_s = anyio.current_time(), 0.0
             try:
-                version = await self._list()
-                tries = 0
-                self.is_synced.set()
-                await self._watch(version)
+                if self._version is None:
+                    self._version = await self._list()
+                    self.is_synced.set()
+                await self._watch(self._version)
             except ExpiredError:
                 logger.info("watch expired, listing again", kind=str(self.kind))
+                self._version = None
             except ApiError as error:
-                tries += 1
-                logger.warning("watch failed", kind=str(self.kind), error=str(error), tries=tries)
-                await anyio.sleep(max(error.retry_after_s, DELAY_BACKOFF.wait_s(tries)))
+                logger.warning("watch failed", kind=str(self.kind), error=str(error), tries=self._vain + 1)
+                wait_s = error.retry_after_s
+            if anyio.current_time() - began_s >= DELAY_BACKOFF.cap_s:
+                self._vain = 0
+            await anyio.sleep(max(wait_s, DELAY_BACKOFF.wait_s(self._vain)))
+            self._vain += 1
 
     async def _list(self) -> str:
         seen: set[tuple[str, str]] = set()
@@ -78,24 +83,22 @@ class Watcher:
         return version
 
     async def _watch(self, version: str) -> None:
-        while True:
-            async with self._cluster.watch(self.kind, labels=self._labels, resource_version=version) as stream:
-                is_mute = True
-                while True:
-                    events: Sequence[WatchEvent] | None = None
-                    with anyio.move_on_after(self._silence_s) as waiting:
-                        events = await anext(stream, None)
-                    if waiting.cancelled_caught:
-                        logger.warning("watch is silent, opening it again", kind=str(self.kind))
-                    if events is None:
-                        break
-                    for event in events:
-                        if event.type is not WatchEventType.BOOKMARK:
-                            self._on_event(event)
-                    is_mute = False
-                    version = events[-1].object.metadata.resource_version
-            if is_mute:
-                await anyio.sleep(_REOPEN_S)
+        """Until the server ends the stream, or says nothing for too long."""
+        async with self._cluster.watch(self.kind, labels=self._labels, resource_version=version) as stream:
+            while True:
+                events: Sequence[WatchEvent] | None = None
+                with anyio.move_on_after(self._silence_s) as waiting:
+                    events = await anext(stream, None)  # with () CPython 3.11 ends in a SystemError
+                if waiting.cancelled_caught:
+                    logger.info("watch is silent, opening it again", kind=str(self.kind))
+                if events is None:
+                    return
+                for event in events:
+                    if event.type is not WatchEventType.BOOKMARK:
+                        self._on_event(event)
+                latest = events[-1].object.metadata.resource_version
+                if latest != self._version:
+                    self._version, self._vain = latest, 0
 
 
 def _key(item: ObservedObject) -> tuple[str, str]:

@@ -133,8 +133,8 @@ def _memory(world: World) -> list[str]:
         "decoded values": rounds._values,
         "events to send": publisher._to_send,
         "writes": publisher._to_write,
-        "reservations": world.cache._reserved,
-        "reserving tasks": world.cache._owned,
+        "reservations": world.cache._holders,
+        "reserving tasks": world.cache._reserved,
     }
     return [f"memory: {what} is not empty: {list(kept)}" for what, kept in left.items() if kept]
 
