@@ -234,7 +234,7 @@ class PodSpecBuilder:
             spec["initContainers"] = [customiser.customise(c, is_primary=False) for c in spec["initContainers"]]
         containers = [customiser.customise(c, is_primary=c["name"] == primary) for c in spec.get("containers") or ()]
         spec["containers"] = containers
-        if not any(c["name"] == primary for c in containers):
+        if primary not in [c["name"] for c in containers]:
             raise BadTaskSpecificationError(f"invalid TaskSpecification, primary container [{primary}] not defined")
         data = _data_config(template)
         paths = task.parameters.paths

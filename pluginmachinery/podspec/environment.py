@@ -23,11 +23,7 @@ def variable(name: str, value: str) -> dict[str, Any]:
 
 def variables(values: Mapping[str, str]) -> list[dict[str, Any]]:
     """One variable for each entry, sorted by name."""
-    return _variables([(name, values[name]) for name in sorted(values)])
-
-
-def _variables(pairs: Iterable[tuple[str, str]]) -> list[dict[str, Any]]:
-    return [{"name": name, "value": value} if value else {"name": name} for name, value in pairs]
+    return [{"name": name, "value": values[name]} if values[name] else {"name": name} for name in sorted(values)]
 
 
 def of_execution(execution_id: TaskExecutionId, console_url: str, config: Iterable[str]) -> list[dict[str, Any]]:
@@ -41,33 +37,35 @@ def of_execution(execution_id: TaskExecutionId, console_url: str, config: Iterab
     run = None if node is None else node.execution_id
     if run is None:
         return []
-    found = _variables(
-        (
-            ("FLYTE_INTERNAL_EXECUTION_ID", run.name),
-            ("FLYTE_INTERNAL_EXECUTION_PROJECT", run.project),
-            ("FLYTE_INTERNAL_EXECUTION_DOMAIN", run.domain),
-        )
-    )
-    found += (_POD_NAME, variable("FLYTE_ATTEMPT_NUMBER", str(identifier.retry_attempt)))
+    found: list[dict[str, Any]] = [
+        {"name": "FLYTE_INTERNAL_EXECUTION_ID", "value": run.name},
+        {"name": "FLYTE_INTERNAL_EXECUTION_PROJECT", "value": run.project},
+        {"name": "FLYTE_INTERNAL_EXECUTION_DOMAIN", "value": run.domain},
+        _POD_NAME,
+        {"name": "FLYTE_ATTEMPT_NUMBER", "value": str(identifier.retry_attempt)},
+    ]
+    values = [run.name, run.project, run.domain]
     if console_url and LINK_TYPE in config:
         url = (
             f"{console_url.rstrip('/')}/projects/{run.project}/domains/{run.domain}/executions/{run.name}"
             f"/nodeId/{execution_id.unique_node_id}/nodes"
         )
-        found.append(variable("FLYTE_EXECUTION_URL", url))
+        found.append({"name": "FLYTE_EXECUTION_URL", "value": url})
     if (task := identifier.task_id) is not None:
-        found += _variables(
-            (
-                ("FLYTE_INTERNAL_TASK_PROJECT", task.project),
-                ("FLYTE_INTERNAL_TASK_DOMAIN", task.domain),
-                ("FLYTE_INTERNAL_TASK_NAME", task.name),
-                ("FLYTE_INTERNAL_TASK_VERSION", task.version),
-                ("FLYTE_INTERNAL_PROJECT", task.project),
-                ("FLYTE_INTERNAL_DOMAIN", task.domain),
-                ("FLYTE_INTERNAL_NAME", task.name),
-                ("FLYTE_INTERNAL_VERSION", task.version),
-            )
+        project, domain, name, version = task.project, task.domain, task.name, task.version
+        values += (project, domain, name, version)
+        found += (
+            {"name": "FLYTE_INTERNAL_TASK_PROJECT", "value": project},
+            {"name": "FLYTE_INTERNAL_TASK_DOMAIN", "value": domain},
+            {"name": "FLYTE_INTERNAL_TASK_NAME", "value": name},
+            {"name": "FLYTE_INTERNAL_TASK_VERSION", "value": version},
+            {"name": "FLYTE_INTERNAL_PROJECT", "value": project},
+            {"name": "FLYTE_INTERNAL_DOMAIN", "value": domain},
+            {"name": "FLYTE_INTERNAL_NAME", "value": name},
+            {"name": "FLYTE_INTERNAL_VERSION", "value": version},
         )
+    if "" in values:
+        return [{"name": v["name"]} if v.get("value") == "" else v for v in found]
     return found
 
 
