@@ -10,8 +10,9 @@ import anyio
 import structlog
 
 from propfan.engine.clock import Clock
-from propfan.engine.cluster import TASK_ACTION, Cluster
+from propfan.engine.cluster import TASK_ACTION, Cluster, ObjectMeta, ObservedObject
 from propfan.engine.config import EngineConfig
+from propfan.engine.reconcile.live_task import is_tidy
 from propfan.pluginmachinery.errors import ApiError, NotFoundError
 from propfan.pluginmachinery.taskaction import COMPLETED_TIME_FORMAT, COMPLETED_TIME_LABEL, TERMINATION_STATUS_LABEL
 
@@ -21,8 +22,11 @@ logger = structlog.get_logger(__name__)
 class GarbageCollector:
     """Sweeps at the start and then at every interval; an interval of 0 never sweeps.
 
+    What is deleted wears both labels of a task that is over, and has been let go by the engine.
+
     Args:
-        on_deleted: Called with namespace and name of each task that was deleted.
+        before_delete: Called with each task that is about to be deleted. It may be called again, for a
+            deletion can fail.
     """
 
     def __init__(
@@ -31,13 +35,13 @@ class GarbageCollector:
         config: EngineConfig,
         clock: Clock,
         *,
-        on_deleted: Callable[[str, str], Awaitable[None]],
+        before_delete: Callable[[ObjectMeta], Awaitable[None]],
     ) -> None:
         self._cluster: Final = cluster
         self._interval_s: Final = config.gc_interval_s
         self._ttl: Final = timedelta(seconds=config.gc_ttl_s)
         self._clock: Final = clock
-        self._on_deleted: Final = on_deleted
+        self._before_delete: Final = before_delete
 
     async def run(self) -> None:
         """Works until cancelled."""
@@ -49,7 +53,11 @@ class GarbageCollector:
             await anyio.sleep(self._interval_s)
 
     async def sweep(self) -> int:
-        """Deletes what is due; how many that were."""
+        """Deletes what is due; how many that were. An object that can not be deleted is left to the next sweep.
+
+        Raises:
+            ApiError: the tasks can not be listed.
+        """
         oldest = (self._clock.now() - self._ttl).strftime(COMPLETED_TIME_FORMAT)
         deleted = 0
         token = ""
@@ -58,15 +66,23 @@ class GarbageCollector:
                 TASK_ACTION, labels={TERMINATION_STATUS_LABEL: "terminated"}, continue_token=token
             )
             for seen in page.items:
-                meta = seen.metadata
-                if meta.labels.get(COMPLETED_TIME_LABEL, "") >= oldest:
-                    continue
-                try:
-                    await self._cluster.delete(TASK_ACTION, meta.namespace, meta.name, uid=meta.uid)
-                except NotFoundError:
-                    continue
-                await self._on_deleted(meta.namespace, meta.name)
-                deleted += 1
+                if self._is_due(seen, oldest) and await self._delete(seen.metadata):
+                    deleted += 1
             token = page.continue_token
             if not token:
                 return deleted
+
+    def _is_due(self, seen: ObservedObject, oldest: str) -> bool:
+        completed = seen.metadata.labels.get(COMPLETED_TIME_LABEL, "")
+        return is_tidy(seen) and completed != "" and (not self._ttl or completed < oldest)
+
+    async def _delete(self, meta: ObjectMeta) -> bool:
+        try:
+            await self._before_delete(meta)
+            await self._cluster.delete(TASK_ACTION, meta.namespace, meta.name, uid=meta.uid)
+        except NotFoundError:
+            return False
+        except ApiError as error:
+            logger.warning("task can not be deleted", task=f"{meta.namespace}/{meta.name}", error=str(error))
+            return False
+        return True
