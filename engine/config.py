@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 
 import msgspec
 from msgspec import Meta
@@ -12,7 +12,11 @@ from msgspec import Meta
 from propfan.engine.processes.scheduler import Capacity
 from propfan.engine.storage import StorageConfig
 
-Seconds = Annotated[float, Meta(gt=0)]
+LONGEST_S: Final = 100 * 365 * 86_400.0
+"""A hundred years: what is longer, and infinite, has no date at its end."""
+
+Seconds = Annotated[float, Meta(gt=0, le=LONGEST_S)]
+SecondsOrNone = Annotated[float, Meta(ge=0, le=LONGEST_S)]
 
 
 class EngineConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="kebab"):
@@ -21,7 +25,7 @@ class EngineConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rena
     Attributes:
         data_dir: Where the embedded cluster, the logs and the scratch directories live;
             ``None`` keeps everything in memory and runs no processes.
-        store: URI under which tasks leave their outputs; ``<data_dir>/store`` when empty.
+        store: URI under which tasks leave their outputs; ``<data_dir>/store`` when empty, or memory without one.
         namespace: Of the tasks that are submitted without one.
         cluster_name: Told in events.
         capacity: Resources that the process runtime hands out; what is not named is this machine's.
@@ -36,7 +40,7 @@ class EngineConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rena
         event_batch: Most events sent at once.
         sink_timeout_s: A batch of events that takes longer is sent again.
         gc_interval_s: Between looks for tasks that were over long ago; 0 keeps them all.
-        gc_ttl_s: How long a task is kept after its end.
+        gc_ttl_s: How long a task is kept after its end, to the minute.
         max_payload_bytes: Largest ``inputs.pb``, ``outputs.pb`` and ``error.pb`` that is read.
             2 MiB, as ``storage.limits.maxDownloadMBs`` of Flyte.
         default_service_account: For tasks whose template names none.
@@ -52,16 +56,16 @@ class EngineConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rena
     cluster_name: str = "local"
     capacity: Capacity = Capacity()
     max_system_failures: Annotated[int, Meta(ge=0)] = 3
-    workers: Annotated[int, Meta(ge=1)] = 256
+    workers: Annotated[int, Meta(ge=1, le=10_000)] = 256
     plugin_timeout_s: Seconds = 60.0
-    status_linger_s: Annotated[float, Meta(ge=0)] = 0.05
+    status_linger_s: SecondsOrNone = 0.05
     undefined_timeout_s: Seconds = 600.0
     resync_s: Seconds = 600.0
     core_poll_s: Seconds = 10.0
     event_batch: Annotated[int, Meta(ge=1, le=10_000)] = 400
     sink_timeout_s: Seconds = 30.0
-    gc_interval_s: Annotated[float, Meta(ge=0)] = 1800.0
-    gc_ttl_s: Annotated[float, Meta(ge=0)] = 3600.0
+    gc_interval_s: SecondsOrNone = 1800.0
+    gc_ttl_s: SecondsOrNone = 3600.0
     max_payload_bytes: Annotated[int, Meta(ge=1024)] = 2 * 1024 * 1024
     default_service_account: str = ""
     default_for_task_types: Mapping[str, str] = {}
