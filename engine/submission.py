@@ -13,23 +13,31 @@ from google.protobuf.message import DecodeError as ProtobufDecodeError
 
 from propfan.engine.cluster import TASK_ACTION, Cluster, ObservedObject
 from propfan.engine.reconcile.live_task import TaskKey, decode
+from propfan.engine.reconcile.rounds import parse_condition
 from propfan.engine.reconcile.task_context import parse_template
+from propfan.engine.status import final_condition, outcome_of
 from propfan.engine.task_state import Outcome
 from propfan.pluginmachinery import iopaths, names
-from propfan.pluginmachinery.errors import BadTaskSpecificationError, ConfigError
+from propfan.pluginmachinery.errors import BadTaskSpecificationError, ConfigError, DecodeError
 from propfan.pluginmachinery.kubernetes_plugin import ObjectMeta
-from propfan.pluginmachinery.phases import ErrorKind, ExecutionError, Phase
+from propfan.pluginmachinery.phases import ZERO_TIME, ErrorKind, ExecutionError, Phase
 from propfan.pluginmachinery.taskaction import (
+    COMPLETED_TIME_LABEL,
     CONDITION,
     FINALIZER,
     TASK,
+    TERMINATION_STATUS_LABEL,
+    ErrorState,
     PhaseHistoryEntry,
     TaskAction,
     TaskActionSpec,
+    TaskActionStatus,
     validate,
 )
 
 _RUN_ALPHABET: Final = "bcdfghjklmnpqrstvwxz2456789"
+
+_KINDS: Final = {kind.value: kind for kind in ErrorKind}
 
 MAX_TEMPLATE_BYTES: Final = 1024 * 1024
 """A larger template could not be stored in an API server (etcd takes 1.5 MiB, the template is base64)."""
@@ -105,7 +113,9 @@ def to_task_action(submission: Submission, *, namespace: str, store: str) -> Tas
 
     Raises:
         BadTaskSpecificationError: the template is not one, or is too large.
-        ConfigError: a field is missing or too long; all are named.
+        TaskError: a field is missing or too long, all are named; or the condition is not one.
+        ConfigError: there is not exactly one of a template and a condition, no object can have the name, or
+            a label is the engine's own.
     """
     is_condition = submission.condition is not None
     if is_condition == bool(submission.template):
@@ -125,6 +135,9 @@ def to_task_action(submission: Submission, *, namespace: str, store: str) -> Tas
         raise ConfigError(
             "run_name", f"'{name}' (<run>-<action>) is no object name: lower-case letters, digits and '-' only"
         )
+    for label in (TERMINATION_STATUS_LABEL, COMPLETED_TIME_LABEL):
+        if label in submission.labels:
+            raise ConfigError("labels", f"{label} is set by the engine when a task is over: leave it out")
     labels = {
         **submission.labels,
         "flyte.org/project": project,
@@ -158,6 +171,8 @@ def to_task_action(submission: Submission, *, namespace: str, store: str) -> Tas
         ),
     )
     validate(made)
+    if is_condition:
+        parse_condition(made.spec)
     return made
 
 
@@ -174,16 +189,15 @@ def to_json(action: TaskAction) -> bytes:
 
 
 def status_of(seen: ObservedObject) -> TaskStatus:
-    """What the TaskAction says of its task.
-
-    Raises:
-        DecodeError: it can not be read.
-    """
-    action = decode(seen)
+    """What the TaskAction says of its task, as far as it can be read."""
+    try:
+        action, problem = decode(seen), ""
+    except DecodeError as unreadable:
+        action, problem = TaskAction(seen.metadata, status=_readable_status(seen)), str(unreadable)
     meta, spec, status = action.metadata, action.spec, action.status
-    final = next((c for c in status.conditions if c.type in ("Succeeded", "Failed") and c.status == "True"), None)
+    final = final_condition(status)
     attempts = max(status.attempts, 1)
-    error = status.error_state
+    has_outputs = bool(spec.run_output_base) and spec.action_type != CONDITION
     return TaskStatus(
         key=TaskKey(meta.namespace, meta.name),
         run_name=spec.run_name,
@@ -191,17 +205,35 @@ def status_of(seen: ObservedObject) -> TaskStatus:
         task_type=spec.task_type,
         task_name=_task_name(spec.task_template),
         phase=_phase(status.plugin_phase),
-        outcome=None if final is None else next((o for o in Outcome if o.value == final.reason), Outcome.FAILED),
-        reason=next((c.message for c in status.conditions if c.type == "Progressing"), ""),
+        outcome=None if final is None else outcome_of(final),
+        reason=next((c.message for c in status.conditions if c.type == "Progressing"), problem),
         attempts=attempts,
         system_failures=status.system_failures,
-        created_at=meta.creation_timestamp or datetime.min,
+        created_at=meta.creation_timestamp or ZERO_TIME,
         ended_at=final.last_transition_time if final is not None else None,
-        error=None if error is None else ExecutionError(error.code, error.message, ErrorKind(error.kind or "UNKNOWN")),
+        error=_error(status.error_state),
         cache_status=status.cache_status,
         history=status.phase_history,
-        output_prefix=iopaths.attempt_paths(action, attempts).output_prefix if spec.run_output_base else "",
+        output_prefix=iopaths.attempt_paths(action, attempts).output_prefix if has_outputs else "",
     )
+
+
+def _error(state: ErrorState | None) -> ExecutionError | None:
+    if state is None:
+        return None
+    return ExecutionError(state.code, state.message, _KINDS.get(state.kind, ErrorKind.UNKNOWN))
+
+
+class _StatusOnly(msgspec.Struct):
+    status: TaskActionStatus = TaskActionStatus()
+
+
+def _readable_status(seen: ObservedObject) -> TaskActionStatus:
+    """Of an object whose spec, or even status, is not what it should be; the engine refuses it, and says so there."""
+    try:
+        return msgspec.json.decode(seen.raw, type=_StatusOnly).status
+    except (ValueError, RecursionError):
+        return TaskActionStatus()
 
 
 def _phase(wire_name: str) -> Phase:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import enum
 from collections.abc import Sequence
 from datetime import datetime
-from typing import Protocol
+from typing import Final, Protocol
 
 import msgspec
 
 from propfan.engine.task_state import Outcome, Report
 from propfan.pluginmachinery.phases import ExecutionError, LogContext, Phase, ReasonInfo, TaskLog
+from propfan.pluginmachinery.readers import MAX_MESSAGE_CHARS
 
 
 class ActionPhase(enum.IntEnum):
@@ -29,7 +30,7 @@ class ActionPhase(enum.IntEnum):
     RECOVERED = 10
 
 
-_PHASES = {
+_PHASES: Final = {
     Phase.NOT_READY: ActionPhase.QUEUED,
     Phase.QUEUED: ActionPhase.QUEUED,
     Phase.WAITING_FOR_RESOURCES: ActionPhase.WAITING_FOR_RESOURCES,
@@ -127,11 +128,34 @@ def to_event(identity: Identity, report: Report, output_uri: str = "") -> TaskEv
         version=report.version,
         occurred_at=report.occurred_at,
         is_final=report.outcome is not None,
-        reason=report.reason,
-        error=report.error,
+        reason=readable(report.reason),
+        error=readable_error(report.error),
         cache_status=report.cache_status,
         output_uri=output_uri,
         logs=info.logs if info is not None else (),
         log_context=info.log_context if info is not None else None,
         reasons=report.reasons,
+    )
+
+
+MAX_CHARS: Final = MAX_MESSAGE_CHARS + 256
+"""Of a text in an event: the longest message of an error document, with the note on what was left out of it."""
+
+
+def readable(text: str, max_chars: int = MAX_CHARS) -> str:
+    """A text that JSON, protobuf and an API server take: Unicode, and without its middle when it is too long.
+
+    A plugin's message can hold the undecodable bytes of a file's name, or a whole log.
+    """
+    if len(text) > max_chars:
+        half = (max_chars - 5) // 2
+        text = f"{text[:half]} ... {text[-half:]}"
+    return text if text.isascii() else text.encode(errors="replace").decode()
+
+
+def readable_error(error: ExecutionError | None, max_chars: int = MAX_CHARS) -> ExecutionError | None:
+    if error is None:
+        return None
+    return ExecutionError(
+        readable(error.code, max_chars), readable(error.message, max_chars), error.kind, error.error_uri
     )
