@@ -104,7 +104,7 @@ def _states(stage: Stage) -> Iterator[TaskState]:
 
 
 def diagram() -> str:
-    """A Mermaid state diagram; moves that keep the stage, and aborts and deadlines, are left out."""
+    """A Mermaid state diagram; moves that keep the stage, and aborts and time limits, are left out."""
     lines = ["```mermaid", "stateDiagram-v2", f"    [*] --> {Stage.RECEIVED.value}"]
     edges: dict[tuple[Stage, Stage], list[str]] = {}
     for (stage, kind), reached in targets().items():
@@ -148,4 +148,4 @@ def filled(text: str) -> str:
 
 if __name__ == "__main__":
     file = Path(sys.argv[1])
-    file.write_text(filled(file.read_text()))
+    file.write_text(filled(file.read_text(encoding="utf-8")), encoding="utf-8")

@@ -40,11 +40,11 @@ class CoreRunner:
         """The plugin's own word on where the task stands.
 
         Raises:
-            PluginError: what it returned or stored is not what the contract says.
+            TaskError: what it returned or stored is not what the contract says.
         """
         transition: Any = await self._plugin.handle(ctx)
         if not isinstance(transition, Transition):
-            self._refuse("handle", f"must return a Transition, returned {type(transition).__name__}")
+            raise self._wrong("InvalidPhaseInfo", f"is a {type(transition).__name__}, not a Transition")
         info = answers.phase_info(transition.info, self.loaded.entry.id)
         if not info.phase.is_terminal:
             wanted = info.recheck_at or ctx.now + self._poll
