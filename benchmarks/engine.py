@@ -104,7 +104,7 @@ def _burst_once(sizes: Sizes, *, has_files: bool) -> Mapping[str, float]:
 
 
 def _crowds(sizes: Sizes) -> tuple[Table, Sequence[Target]]:
-    rows = []
+    rows: list[dict[str, float]] = []
     for live in sizes.crowds:
         figures = _in_new_folder("crowd", live=live, tasks=sizes.churn, idle_s=sizes.idle_s)
         rows.append(

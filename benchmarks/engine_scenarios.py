@@ -24,13 +24,14 @@ import structlog
 from flyteidl2.core import tasks_pb2
 
 from benchmarks.simulated_kubelet import Script, SimulatedKubelet, State, Step, succeeds
-from propfan.engine import Engine, EngineConfig, Submission
+from propfan.engine import EmbeddedCluster, Engine, EngineConfig, Submission, TaskKey
 from propfan.engine.cli import memory
 from propfan.engine.cluster import POD, TASK_ACTION, ObservedObject
-from propfan.engine.embedded import EmbeddedCluster
-from propfan.engine.submission import TaskKey
 
 _SUBMITTERS: Final = 64
+_KUBELET_WRITES: Final = 512
+"""Under way at once: many nodes, none of which waits for another."""
+
 _RUNS_FOR_EVER: Final = (Step(0.0, State.SCHEDULED), Step(0.0, State.RUNNING))
 _PAGE_BYTES: Final = os.sysconf("SC_PAGE_SIZE")
 
@@ -103,7 +104,7 @@ async def world(arguments: Arguments, script: Callable[[ObservedObject], Script]
         anyio.create_task_group() as tasks,
         Engine(config, cluster=cluster) as engine,
     ):
-        tasks.start_soon(SimulatedKubelet(cluster, script).run)
+        tasks.start_soon(SimulatedKubelet(cluster, script, workers=_KUBELET_WRITES).run)
         yield World(engine, cluster)
         tasks.cancel_scope.cancel()
 
@@ -132,7 +133,7 @@ async def kubelet(arguments: Arguments) -> Figures:
             async with anyio.create_task_group() as creations:
                 for body in bodies[number : number + _SUBMITTERS]:
                     creations.start_soon(cluster.create, POD, body)
-        player = SimulatedKubelet(cluster)
+        player = SimulatedKubelet(cluster, workers=_KUBELET_WRITES)
         cpu = time.process_time()
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(player.run)

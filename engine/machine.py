@@ -186,7 +186,7 @@ def _launched(state: TaskState, event: Launched, now: datetime) -> Step:
     return advance(state, Phase.QUEUED, 0, event.reason, now)
 
 
-_FIRST_LOOK: Final = timedelta(seconds=1)
+_FIRST_LOOK: Final = timedelta(seconds=5)
 """An object that is silent for so long after its creation is looked at all the same: its plugin may know a limit."""
 
 

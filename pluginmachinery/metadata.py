@@ -49,6 +49,7 @@ def task_metadata(
     *,
     attempt: int,
     default_service_account: str = "",
+    facts: TemplateFacts | None = None,
 ) -> TaskExecutionMetadata:
     """What the executor knows of one attempt.
 
@@ -56,13 +57,14 @@ def task_metadata(
         template: Of the task; ``None`` when the action has none.
         attempt: From 1.
         default_service_account: For tasks that name none themselves.
+        facts: Those of the template, where they are known; they are most of the work.
 
     Raises:
         PermanentError: a secret of the template can not be asked for; without a code.
     """
     meta, spec = action.metadata, action.spec
     name = generated_name(meta.name, attempt)
-    facts = _facts(template)
+    facts = facts or facts_of(template)
     return TaskExecutionMetadata(
         owner_id=NamespacedName(meta.namespace, meta.name),
         task_execution_id=TaskExecutionId(
@@ -94,7 +96,7 @@ def task_metadata(
     )
 
 
-class _Facts(msgspec.Struct, frozen=True):
+class TemplateFacts(msgspec.Struct, frozen=True):
     """What all tasks of one template have in common."""
 
     task_id: TaskId | None = None
@@ -107,14 +109,15 @@ class _Facts(msgspec.Struct, frozen=True):
 
 
 _NOTHING: Final = ResourceRequirements()
-_NO_FACTS: Final = _Facts()
+_NO_FACTS: Final = TemplateFacts()
 
 
-def _facts(template: tasks_pb2.TaskTemplate | None) -> _Facts:
+def facts_of(template: tasks_pb2.TaskTemplate | None) -> TemplateFacts:
+    """Raises as ``task_metadata``."""
     if template is None:
         return _NO_FACTS
     security = template.security_context
-    return _Facts(
+    return TemplateFacts(
         task_id=_task_id(template.id) if template.HasField("id") else None,
         task_name_label=sanitize_label_value(template.id.name),
         max_attempts=template.metadata.retries.retries + 1,
@@ -148,7 +151,7 @@ def _resources(container: tasks_pb2.Container) -> ResourceRequirements | None:
     )
 
 
-def _labels(action: TaskAction, facts: _Facts, attempt: int) -> dict[str, str]:
+def _labels(action: TaskAction, facts: TemplateFacts, attempt: int) -> dict[str, str]:
     spec = action.spec
     labels = {
         **action.metadata.labels,

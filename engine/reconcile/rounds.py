@@ -74,7 +74,7 @@ from propfan.pluginmachinery.taskaction import (
 
 logger = structlog.get_logger(__name__)
 
-_VALUES_KEPT: Final = 1024
+_VALUES_KEPT: Final = 2048
 """Tasks whose decoded values are kept between rounds; the rest is decoded again, about 30 us each."""
 
 _LIMITS_KEPT: Final = 1024

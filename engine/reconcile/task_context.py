@@ -24,8 +24,12 @@ from propfan.pluginmachinery.contexts import (
 )
 from propfan.pluginmachinery.errors import BadTaskSpecificationError, NotFoundError
 from propfan.pluginmachinery.kubernetes_plugin import Properties
+from propfan.pluginmachinery.metadata import TemplateFacts
 from propfan.pluginmachinery.phases import PluginState
 from propfan.pluginmachinery.taskaction import MANAGED_LABEL, TaskAction
+
+_FACTS_KEPT: Final = 1024
+_LONGEST_KEPT_BYTES: Final = 16 * 1024
 
 
 class Ports(msgspec.Struct, frozen=True):
@@ -36,6 +40,8 @@ class Ports(msgspec.Struct, frozen=True):
     secrets: SecretManager
     max_payload_bytes: int
     default_service_account: str
+    known_facts: dict[bytes, TemplateFacts] = msgspec.field(default_factory=dict)
+    """By serialised template: what runs at one time has few different ones."""
 
 
 class GrantEverything:
@@ -80,7 +86,19 @@ class TaskValues:
             self.template,
             attempt=self.attempt,
             default_service_account=self._ports.default_service_account,
+            facts=self._facts(),
         )
+
+    def _facts(self) -> TemplateFacts:
+        known, serialised = self._ports.known_facts, self.template_bytes
+        facts = known.get(serialised)
+        if facts is None:
+            facts = metadata.facts_of(self.template)
+            if len(known) >= _FACTS_KEPT:
+                known.clear()
+            if len(serialised) <= _LONGEST_KEPT_BYTES:
+                known[serialised] = facts
+        return facts
 
     @cached_property
     def paths(self) -> IOPaths:
@@ -199,9 +217,7 @@ class OwnedPods:
         found: list[bytes] = []
         token = ""
         while True:
-            page = await self._cluster.list(
-                POD, namespace=self._namespace, labels=self._labels, continue_token=token
-            )
+            page = await self._cluster.list(POD, namespace=self._namespace, labels=self._labels, continue_token=token)
             found += [pod.raw for pod in page.items]
             token = page.continue_token
             if not token:
