@@ -71,9 +71,10 @@ class KubernetesRunner:
         try:
             created = await self._cluster.create(self._kind, rendered.to_json(metadata))
         except AlreadyExistsError:
-            return await self._adopt(live, ctx)
+            return await self._adopt(live, ctx) or Delayed(f"{self._target(ctx)} was there and is gone again", 0.1)
         except ForbiddenError as error:
-            return Postponed(str(error), error.retry_after_s)
+            # A quota may be used up by the very object, made by an engine that died before it wrote that down.
+            return await self._adopt(live, ctx) or Postponed(str(error), error.retry_after_s)
         except (TooLargeError, InvalidError, BadRequestError) as error:
             return Refused(ExecutionError(_NEVER_AS_IT_IS[type(error)], str(error), ErrorKind.USER))
         except (ThrottledError, UnavailableError) as error:
@@ -86,15 +87,18 @@ class KubernetesRunner:
             live.must_look = False  # there is nothing to see yet
         return Launched()
 
-    async def _adopt(self, live: LiveTask, ctx: RoundContext) -> Event:
+    async def _adopt(self, live: LiveTask, ctx: RoundContext) -> Event | None:
+        """What the object that is there already means; ``None`` when there is none."""
         found = await self._read(ctx)
         if found is None:
-            return Delayed(f"{self._target(ctx)} was there and is gone again", 0.1)
+            return None
         if not _is_owned(found, live):
             owners = ", ".join(f"{o.kind} {o.name}" for o in found.metadata.owner_references) or "nobody"
             message = f"{found} exists already and belongs to {owners}: delete it, or choose another run or action name"
             return Refused(ExecutionError("ObjectNameTaken", message, ErrorKind.USER))
         if found.metadata.deletion_timestamp is not None:
+            if found.metadata.finalizers:
+                await self._patch_finalizers(found)
             return Delayed(f"waiting for the old {found} to terminate", _RECHECK_GONE_S)
         live.learn(found)
         live.must_look = True  # it may have come far without us
