@@ -31,6 +31,7 @@ cdef object _decode_any(object item, Field field)
 
 cdef object _decode_item(object item, int kind, StructType struct, Py_ssize_t index)
 cdef object _decode_scalar(object item, int kind, StructType struct)
+cdef bint _fits(object number, int kind)
 cdef str _decode_quantity(object item)
 cdef str _number_text(object number)
 

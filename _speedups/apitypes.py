@@ -222,13 +222,18 @@ def _decode_scalar(item: Any, kind: int, struct: StructType | None) -> Any:
         return _decode_quantity(item)
     elif kind == INT_OR_STRING and isinstance(item, str):
         return item
-    elif isinstance(item, int | float) and not isinstance(item, bool):
-        if item == item // 1 and abs(item) < 2.0**63:
-            number = int(item)
-            if kind == INT64 or -0x80000000 <= number <= 0x7FFFFFFF:
-                return number
+    elif type(item) is int or (type(item) is float and -(2.0**63) <= item < 2.0**63):
+        number = int(item)
+        if number == item and _fits(number, kind):
+            return number
         raise MismatchError("", f"{_NAMES[kind]} is needed, found {item!r}")
     raise MismatchError("", f"{_NAMES[kind]} is needed, found {_found(item)}")
+
+
+def _fits(number: int, kind: int) -> bool:
+    if kind == INT64:
+        return -(2**63) <= number < 2**63
+    return -(2**31) <= number < 2**31
 
 
 def _decode_quantity(item: Any) -> str:

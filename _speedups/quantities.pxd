@@ -5,11 +5,13 @@ cdef int _exponent_of(str suffix) except? -1000000
 
 @cython.locals(length=cython.Py_ssize_t, at=cython.Py_ssize_t, start=cython.Py_ssize_t, whole=cython.Py_ssize_t,
                point=cython.Py_ssize_t, places=cython.Py_ssize_t, suffix_at=cython.Py_ssize_t,
-               letters=cython.Py_ssize_t, kept=bint, family=int, exponent=int, scale=int, suffix=str)
+               letters=cython.Py_ssize_t, kept=bint, is_small=bint, family=int, exponent=int, scale=int, suffix=str)
 cdef tuple _parse(str text, bint only_print)
 
 @cython.locals(digits=int, at=cython.Py_ssize_t)
 cdef bint _ends_in_thousands(str text, Py_ssize_t start, Py_ssize_t point, Py_ssize_t places)
+
+cdef str _print_small(long long number, int scale, int family)
 
 @cython.locals(step=int, exponent=int)
 cdef str _print(object value, int family)

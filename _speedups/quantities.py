@@ -27,6 +27,7 @@ _UNIT = 10**9
 _BINARY_CAP = (2**63 - 1) * _UNIT
 
 _UNNAMED = 10**21 * _UNIT
+"""Whole multiples of it have no suffix to print."""
 
 _POWERS = tuple(10**exponent for exponent in range(40))
 
@@ -53,9 +54,9 @@ def _exponent_of(suffix: str) -> int:
 
 
 def _parse(text: str, *, only_print: bool) -> tuple[int, int, str]:
-    """Value in nanos, family, and the printed form where the text itself is it (else ``""``).
+    """Value in nanos, family, and the printed form where it is known (else ``""``).
 
-    With ``only_print`` the value of a text that is its own printed form is not computed.
+    With ``only_print`` the value is computed only where the printed form needs it.
     """
     length = len(text)
     if not length or length > MAX_LENGTH:
@@ -102,13 +103,10 @@ def _parse(text: str, *, only_print: bool) -> tuple[int, int, str]:
 
     scale = exponent - places
     if family == BINARY:
-        kept = (
-            whole > 0
-            and not places
-            and 14 - whole - exponent * 3 // 10 >= 0
-            and (int(text[max(start, point - 3) : point]) & 7) != 0
-        )
+        is_small = not places and 14 - whole - exponent * 3 // 10 >= 0
+        kept = is_small and whole > 0 and (int(text[max(start, point - 3) : point]) & 7) != 0
     else:
+        is_small = whole + places <= 15 and whole + exponent <= 18 and scale >= -9
         kept = (
             whole > 0
             and whole + places <= 18
@@ -119,6 +117,9 @@ def _parse(text: str, *, only_print: bool) -> tuple[int, int, str]:
     if kept and only_print:
         return 0, family, text
     number = int((text[start:point] + text[point + 1 : suffix_at]) or "0")
+    if only_print and is_small:
+        printed = _print_small(number, scale, family)
+        return 0, family, ("-" + printed if text[0] == "-" and number else printed)
     if family == BINARY:
         value = number << exponent
         value = -(-value * _UNIT // _power(places)) if places else value * _UNIT
@@ -141,6 +142,26 @@ def _ends_in_thousands(text: str, start: int, point: int, places: int) -> bool:
             digits += 1
         at -= 1
     return digits == 3
+
+
+def _print_small(number: int, scale: int, family: int) -> str:
+    """The printed form of ``number`` times 2 or 10 to the ``scale``, both within 64 bits."""
+    if number == 0:
+        return "0"
+    if family == BINARY:
+        while number % 1024 == 0:
+            number //= 1024
+            scale += 10
+        return str(number) + _BINARY_SUFFIX[scale // 10]
+    while scale % 3:
+        number *= 10
+        scale -= 1
+    while number % 1000 == 0:
+        number //= 1000
+        scale += 3
+    if family == EXPONENT:
+        return f"{number}e{scale}" if scale else str(number)
+    return str(number) + _DECIMAL_SUFFIX[scale]
 
 
 def _print(value: int, family: int) -> str:
@@ -168,8 +189,8 @@ def canonical(text: str) -> str:
     Raises:
         QuantityError: it is no quantity.
     """
-    value, family, kept = _parse(text, only_print=True)
-    return kept or _print(value, family)
+    value, family, printed = _parse(text, only_print=True)
+    return printed or _print(value, family)
 
 
 def nanos(text: str) -> int:
@@ -206,7 +227,9 @@ def settled(text: str) -> str:
     Raises:
         QuantityError: it is no quantity.
     """
-    value, family, kept = _parse(text, only_print=True)
-    if kept or (family == DECIMAL and not -_UNNAMED < value < _UNNAMED):
+    value, family, printed = _parse(text, only_print=True)
+    if printed:
+        return printed
+    if family == DECIMAL and value and value % _UNNAMED == 0:
         return text
     return _print(value, family)
