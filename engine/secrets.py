@@ -45,11 +45,11 @@ class FileEnvSecrets:
         content = await anyio.to_thread.run_sync(self._read, file) if key else None
         if content is None:
             raise PermanentError(SECRET_NOT_FOUND, f"secrets not found - {places}")
-        try:
-            return content.decode().rstrip("\r\n")
-        except UnicodeDecodeError:
-            problem = f'secret "{key}" has a binary value that is not a valid UTF-8 string: file [{file}]'
-            raise PermanentError(SECRET_NOT_FOUND, problem) from None  # the cause would carry the value
+        value = _text(content)
+        if value is None:
+            problem = f'secret "{key}" has a binary value that is not a valid UTF-8 string: {places}'
+            raise PermanentError(SECRET_NOT_FOUND, problem)
+        return value
 
     def _read(self, file: Path) -> bytes | None:
         """The content; ``None`` when it is not there or not below the folder."""
@@ -62,3 +62,11 @@ class FileEnvSecrets:
         except (OSError, ValueError, RuntimeError) as error:  # no rights, a loop of links, a name that can not be
             problem = getattr(error, "strerror", None) or str(error)
             raise PermanentError(SECRET_NOT_FOUND, f"secret file {str(file)!r} can not be read: {problem}") from error
+
+
+def _text(content: bytes) -> str | None:
+    """``None`` when it is none; the decoder's own error would carry the secret along."""
+    try:
+        return content.decode().rstrip("\r\n")
+    except UnicodeDecodeError:
+        return None
