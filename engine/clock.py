@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from functools import partial
 from typing import Protocol
 
 
@@ -13,5 +14,5 @@ class Clock(Protocol):
 
 
 class SystemClock:
-    def now(self) -> datetime:
-        return datetime.now(UTC)
+    # No function of ours in between: this is called some thirty times for each task.
+    now = staticmethod(partial(datetime.now, UTC))
