@@ -350,7 +350,7 @@ _TRYING: Final[dict[type[Event], Move]] = {**_ANY_TIME, Delayed: _delay, Faulted
 _LATE: Final[dict[type[Event], Move]] = {AbortRequested: _ignore, TimedOut: _ignore, Signaled: _ignore}
 
 _ROWS: Final[dict[Stage, dict[type[Event], Move]]] = {
-    Stage.RECEIVED: {**_TRYING, Admitted: _admit, Rejected: _reject},
+    Stage.RECEIVED: {**_TRYING, Admitted: _admit, Rejected: _reject, Refused: _refuse},
     Stage.CHECKING_CACHE: {**_TRYING, CacheHit: _cache_hit, CacheMissed: _cache_missed, CacheBusy: _cache_busy},
     Stage.WAITING_FOR_CACHE: {**_TRYING, CacheHit: _cache_hit, CacheMissed: _cache_missed, CacheBusy: _cache_busy},
     Stage.LAUNCHING: {**_TRYING, Launched: _launched, Postponed: _postpone, Refused: _refuse},

@@ -7,6 +7,7 @@ from typing import Final
 
 import msgspec
 
+from propfan.engine.task_events import readable, readable_error
 from propfan.engine.task_state import Observed
 from propfan.pluginmachinery.errors import TaskError
 from propfan.pluginmachinery.phases import Phase, PhaseInfo
@@ -40,8 +41,9 @@ def phase_info(answer: object, plugin_id: str) -> PhaseInfo:
     if not isinstance(answer.phase, Phase):
         raise _wrong(plugin_id, f"phase: {answer.phase!r} is not a Phase")
     try:  # Structs check nothing when they are made
-        info = _decode(_encode(answer))
-    except (TypeError, ValueError, RecursionError, msgspec.MsgspecError) as error:
+        legible = msgspec.structs.replace(answer, reason=readable(answer.reason), error=readable_error(answer.error))
+        info = _decode(_encode(legible))
+    except (AttributeError, TypeError, ValueError, RecursionError, msgspec.MsgspecError) as error:
         raise _wrong(plugin_id, str(error)) from error
     if not 0 <= info.version <= _MAX_VERSION:
         raise _wrong(plugin_id, f"version: {info.version} is not between 0 and {_MAX_VERSION}")

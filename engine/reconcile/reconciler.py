@@ -34,8 +34,15 @@ from propfan.engine.reconcile.rounds import Rounds
 from propfan.engine.reconcile.timers import Timers
 from propfan.engine.reconcile.watches import Watcher
 from propfan.engine.task_events import EventSink, to_event
-from propfan.engine.task_state import Event, Faulted, Report, Stage, TaskState, seconds
-from propfan.pluginmachinery.errors import ApiError, DecodeError, InvalidTransitionError, NotFoundError
+from propfan.engine.task_state import Event, Faulted, Refused, Report, Stage, TaskState, seconds
+from propfan.pluginmachinery.errors import (
+    CORRUPTED_PLUGIN_STATE,
+    ApiError,
+    DecodeError,
+    InvalidTransitionError,
+    NotFoundError,
+)
+from propfan.pluginmachinery.phases import ErrorKind, ExecutionError
 from propfan.pluginmachinery.taskaction import MANAGED_LABEL, TaskAction
 
 logger = structlog.get_logger(__name__)
@@ -168,6 +175,7 @@ class Reconciler:
     def _take_up(self, key: TaskKey, seen: ObservedObject) -> LiveTask:
         """Begins, or goes on, to drive a task. An unreadable one is taken up too, to be refused."""
         decoded: TaskAction | None = None
+        unreadable: Refused | None = None
         try:
             decoded = decode(seen)
             state, unsent = status.load(decoded, self._rounds.limits_of(key, decoded))
@@ -175,12 +183,16 @@ class Reconciler:
             logger.warning("task can not be read", task=str(key), error=str(error))
             created = seen.metadata.creation_timestamp or self._clock.now()
             state, unsent = TaskState(str(key), limits.default(self._config), created), ()
+            if decoded is not None:  # admission would see nothing wrong, and run it all over again
+                unreadable = Refused(ExecutionError(CORRUPTED_PLUGIN_STATE, str(error), ErrorKind.SYSTEM))
         live = LiveTask(key, seen, state, identity_of(seen, decoded))
         live.unsent = unsent
         live.object = self._found.pop(key, None)
         self._live[key] = live
         if unsent:
             self._publisher.changed(live, urgent=False)
+        if unreadable is not None:
+            self._apply(live, unreadable)
         return live
 
     def _on_actions_listed(self, keys: frozenset[tuple[str, str]]) -> None:
@@ -358,13 +370,10 @@ class Reconciler:
         live.state = taken.state
         for command in taken.commands:
             if isinstance(command, Report):
-                live.unsent = keep_unsent(live.unsent, to_event(live.identity, command, self._output_uri(live)))
+                live.unsent = keep_unsent(live.unsent, to_event(live.identity, command, self._rounds.output_uri(live)))
             else:
                 live.revision += 1
                 self._publisher.changed(live, urgent=command.urgent)
-
-    def _output_uri(self, live: LiveTask) -> str:
-        return self._rounds.output_uri(live)
 
     def _arm(self, live: LiveTask, now: datetime) -> None:
         """Every task that is not over has a next wake-up."""

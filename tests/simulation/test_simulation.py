@@ -33,7 +33,7 @@ def test_promises_hold_in_every_schedule() -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-@pytest.mark.parametrize("seed", [105, 347, 1594])
+@pytest.mark.parametrize("seed", [347, 741, 1594])
 def test_a_seed_is_one_schedule_bit_for_bit(seed: int) -> None:
     first, second = (simulate("--seed", str(seed), "--trace", hash_seed=hash_seed).stdout for hash_seed in ("1", "2"))
     assert first == second
