@@ -116,7 +116,8 @@ class Commits:
         self.version += 1
         self._tables.replace(write.table, write.before, write.after)
         batch.writes.append(write)
-        batch.keys.add((write.table, *write.shown.key))
+        metadata = write.shown.metadata
+        batch.keys.add((write.table, metadata.namespace, metadata.name))
         return batch
 
     async def committed(self, batch: Batch, result: _Result, target: str) -> _Result:

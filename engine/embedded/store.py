@@ -27,6 +27,9 @@ APPLICATION_ID: Final = 1886547824
 BUSY_TIMEOUT_S: Final = 0.25
 """For readers that look into the file meanwhile; a flush never waits longer."""
 
+CACHE_KIB: Final = 16_384
+"""Pages in memory: those that status patches come back to."""
+
 VACUUM_ABOVE_BYTES: Final = 64 * 2**20
 
 _SCHEMA: Final = """
@@ -112,6 +115,7 @@ class Store:
                 connection.execute("PRAGMA journal_mode = WAL")
                 connection.execute("PRAGMA synchronous = NORMAL")
                 connection.execute("PRAGMA wal_autocheckpoint = 0")
+                connection.execute(f"PRAGMA cache_size = -{CACHE_KIB}")
                 if is_new:
                     connection.executescript(_SCHEMA)
                 _vacuum(connection)
@@ -226,7 +230,9 @@ class Store:
         """
         connection = _connect(str(self.path))
         try:
-            connection.execute(f"PRAGMA wal_checkpoint({mode})").fetchone()
+            (is_busy, _, _) = connection.execute(f"PRAGMA wal_checkpoint({mode})").fetchone()
+            if is_busy:
+                raise sqlite3.OperationalError(f"a reader of {self.path} is in the way of its checkpoint")
         finally:
             connection.close()
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import AsyncIterator, Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from itertools import count
@@ -202,6 +203,27 @@ async def test_the_wal_is_emptied_while_writes_go_on(cluster: EmbeddedCluster, m
             )
             sizes.append(cluster._store.wal_bytes)
     assert len(await cluster.events(limit=100_000)) == 50 * len(sizes)
+
+
+async def test_a_reader_of_the_file_delays_only_the_emptying_of_the_wal(
+    cluster: EmbeddedCluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("propfan.engine.embedded.commits.CHECKPOINT_ABOVE_BYTES", 50_000)
+    monkeypatch.setattr("propfan.engine.embedded.commits.CHECKPOINT_RETRY_S", 0.01)
+    reader = sqlite3.connect(tmp_path / "cluster.db", isolation_level=None)
+    reader.execute("BEGIN")
+    assert reader.execute("SELECT count(*) FROM event").fetchone() == (0,)
+    number = 0
+    while cluster._store.wal_bytes < 500_000:
+        await cluster.append_events([(f"{number}", b"x" * 10_000)])
+        number += 1
+    reader.execute("COMMIT")
+    with anyio.fail_after(30):
+        while cluster._store.wal_bytes > 100_000:
+            await cluster.append_events([(f"{number}", b"x")])
+            number += 1
+    assert reader.execute("SELECT count(*) FROM event").fetchone() == (number,)
+    reader.close()
 
 
 # Clock, uids, kinds
