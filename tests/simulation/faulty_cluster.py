@@ -40,7 +40,9 @@ class FaultyCluster:
 
     async def create(self, kind: Kind, body: bytes) -> ObservedObject:
         name = f"create {kind} {_name(body)}"
-        return await self._call(name, lambda: self._truth.cluster.create(kind, body), writes=True, needs_room=kind == POD)
+        return await self._call(
+            name, lambda: self._truth.cluster.create(kind, body), writes=True, needs_room=kind == POD
+        )
 
     async def patch(
         self,
@@ -122,7 +124,9 @@ class FaultyCluster:
         self._watches += 1
         number = self._watches
         async with (
-            self._truth.cluster.watch(kind, namespace=namespace, labels=labels, resource_version=resource_version) as stream,
+            self._truth.cluster.watch(
+                kind, namespace=namespace, labels=labels, resource_version=resource_version
+            ) as stream,
             aclosing(self._stream(kind, stream, number)) as told,
         ):
             yield told

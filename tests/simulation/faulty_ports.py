@@ -107,6 +107,3 @@ class FaultyStore:
             return None
 
         return before
-
-
-

@@ -111,7 +111,9 @@ async def judge(world: World) -> list[str]:
         problems.append(f"job {name}: left behind")
     for known, again, first, second in world.record.contradictions:
         if first == second:  # an engine that died between the report and the status forgets what it has told
-            problems.append(f"told twice under {known.key}: {known.reason} {known.error} / {again.reason} {again.error}")
+            problems.append(
+                f"told twice under {known.key}: {known.reason} {known.error} / {again.reason} {again.error}"
+            )
     problems += _versions(world)
     return problems
 

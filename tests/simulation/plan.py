@@ -260,5 +260,7 @@ def _task(dice: Dice, index: int, *, has_charges: bool, is_sweep: bool) -> Task:
         signal_at_s=dice.uniform(0.0, horizon, index, "signal") if dice.chance(0.7, index, "signalled") else None,
         abort_at_s=dice.uniform(0.0, horizon, index, "abort") if stop < 0.15 else None,
         delete_at_s=dice.uniform(0.0, horizon, index, "delete") if 0.15 <= stop < 0.3 else None,
-        lose_object_at_s=dice.uniform(0.0, 40.0, index, "lose") if has_charges and dice.chance(0.5, index, "lost") else None,
+        lose_object_at_s=dice.uniform(0.0, 40.0, index, "lose")
+        if has_charges and dice.chance(0.5, index, "lost")
+        else None,
     )

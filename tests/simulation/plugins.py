@@ -46,7 +46,9 @@ class Moods:
     async def act(self, name: str, action: Callable[[], Awaitable[T]]) -> T:
         life = self._life
         result = await life.call(name, action)
-        if not life.is_troubled or not life.dice.chance(life.faults.plugin_fault, "mood", life.number, name, self._faults):
+        if not life.is_troubled or not life.dice.chance(
+            life.faults.plugin_fault, "mood", life.number, name, self._faults
+        ):
             return result
         self._faults += 1
         if self._faults > _MOST_FAULTS:

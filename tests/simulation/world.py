@@ -177,7 +177,9 @@ class World:
     async def _engines(self) -> None:
         for number in itertools.count():
             crashes = self.plan.faults.crashes
-            life = Life(number, self.dice, self.plan.faults, crashes[number] if number < len(crashes) else None, self.tell)
+            life = Life(
+                number, self.dice, self.plan.faults, crashes[number] if number < len(crashes) else None, self.tell
+            )
             self.lives.append(life)
             self.tell(f"life {number} begins")
             async with anyio.create_task_group() as group:
@@ -318,7 +320,9 @@ class Plugins:
 def _task_action(task: Task) -> bytes:
     name = task.name
     template = tasks_pb2.TaskTemplate(
-        id=identifier_pb2.Identifier(resource_type=identifier_pb2.TASK, project="p", domain="d", name="sim", version="1"),
+        id=identifier_pb2.Identifier(
+            resource_type=identifier_pb2.TASK, project="p", domain="d", name="sim", version="1"
+        ),
         type={Kind.CORE: "core", Kind.UNKNOWN: "nobody-runs-this"}.get(task.kind, "pod"),
     )
     metadata = template.metadata
@@ -359,6 +363,3 @@ def _task_action(task: Task) -> bytes:
             "spec": spec,
         }
     )
-
-
-
