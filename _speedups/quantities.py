@@ -17,9 +17,9 @@ MAX_LENGTH = 256
 MAX_EXPONENT = 999
 """Largest decimal exponent, either way."""
 
-_DECIMAL = {"n": -9, "u": -6, "m": -3, "": 0, "k": 3, "M": 6, "G": 9, "T": 12, "P": 15, "E": 18}
-_BINARY = {"Ki": 10, "Mi": 20, "Gi": 30, "Ti": 40, "Pi": 50, "Ei": 60}
-_DECIMAL_SUFFIX = {exponent: suffix for suffix, exponent in _DECIMAL.items()}
+DECIMAL, BINARY, EXPONENT = 0, 1, 2
+
+_DECIMAL_SUFFIX = {-9: "n", -6: "u", -3: "m", 0: "", 3: "k", 6: "M", 9: "G", 12: "T", 15: "P", 18: "E"}
 _BINARY_SUFFIX = ("", "Ki", "Mi", "Gi", "Ti", "Pi", "Ei")
 
 _TEN = 10
@@ -30,8 +30,6 @@ _UNNAMED = 10**21 * _UNIT
 """Whole multiples of it have no suffix to print."""
 
 _POWERS = tuple(10**exponent for exponent in range(40))
-
-DECIMAL, BINARY, EXPONENT = 0, 1, 2
 
 
 class QuantityError(ValueError):
@@ -61,7 +59,7 @@ def _parse(text: str, *, only_print: bool) -> tuple[int, int, str]:
     length = len(text)
     if not length or length > MAX_LENGTH:
         raise QuantityError(MALFORMED)
-    at = 1 if text[0] in "+-" else 0
+    at = first = 1 if text[0] in "+-" else 0
     while at < length and text[at] == "0":
         at += 1
     start = at
@@ -87,16 +85,17 @@ def _parse(text: str, *, only_print: bool) -> tuple[int, int, str]:
     family = DECIMAL
     exponent = 0
     if suffix_at < length:
-        suffix = text[suffix_at:]
-        if suffix in _DECIMAL:
-            exponent = _DECIMAL[suffix]
-        elif suffix in _BINARY:
-            exponent = _BINARY[suffix]
+        letter = text[suffix_at]
+        rank = _rank(letter)
+        if length - suffix_at == 1 and rank and letter != "K":
+            exponent = 3 * rank
+        elif length - suffix_at == 2 and rank > 0 and letter != "k" and text[suffix_at + 1] == "i":
+            exponent = 10 * rank
             family = BINARY
-            if exponent >= 50 and not places and not any("0" <= digit <= "9" for digit in text[:suffix_at]):
+            if rank >= 5 and point == first and not places:
                 raise QuantityError(BAD_NUMBER)
-        elif letters == 1 and suffix[0] in "eE" and len(suffix) > 1:
-            exponent = _exponent_of(suffix)
+        elif letters == 1 and letter in "eE" and length - suffix_at > 1:
+            exponent = _exponent_of(text[suffix_at:])
             family = EXPONENT
         else:
             raise QuantityError(BAD_SUFFIX)
@@ -104,7 +103,7 @@ def _parse(text: str, *, only_print: bool) -> tuple[int, int, str]:
     scale = exponent - places
     if family == BINARY:
         is_small = not places and 14 - whole - exponent * 3 // 10 >= 0
-        kept = is_small and whole > 0 and (int(text[max(start, point - 3) : point]) & 7) != 0
+        kept = is_small and whole > 0 and _last_digits(text, start, point) % 8 != 0
     else:
         is_small = whole + places <= 15 and whole + exponent <= 18 and scale >= -9
         kept = (
@@ -129,6 +128,35 @@ def _parse(text: str, *, only_print: bool) -> tuple[int, int, str]:
     else:
         value = number * _power(scale + 9) if scale >= -9 else -(-number // _power(-9 - scale))
     return (-value if text[0] == "-" else value), family, (text if kept else "")
+
+
+def _rank(letter: str) -> int:
+    """The power of 1000 that a letter stands for, or of 1024 before an ``i``; 0 when none."""
+    if letter == "m":
+        return -1
+    if letter == "G":
+        return 3
+    if letter == "M":
+        return 2
+    if letter in "kK":
+        return 1
+    if letter == "T":
+        return 4
+    if letter == "P":
+        return 5
+    if letter == "E":
+        return 6
+    if letter == "u":
+        return -2
+    return -3 if letter == "n" else 0
+
+
+def _last_digits(text: str, start: int, point: int) -> int:
+    """The number that the last three digits before ``point`` are."""
+    number = 0
+    for at in range(max(start, point - 3), point):
+        number = number * 10 + ord(text[at]) - 48
+    return number
 
 
 def _ends_in_thousands(text: str, start: int, point: int, places: int) -> bool:

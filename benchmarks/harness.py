@@ -1,8 +1,9 @@
 """What all suites share: timing, tables, targets, and where it all was measured.
 
-A suite is a module with ``run(quick: bool) -> Report``. Times are of one thread with the garbage collector
-off. A median is over repeats of a few milliseconds each, the spread is from the 10th to the 90th percentile;
-the least is the best guess of the time without other load.
+A suite is a module with ``run(quick: bool) -> Report``. `measure` counts the processor time of one thread with
+the garbage collector off. A median is over repeats of about two milliseconds each, the spread is from the 10th
+to the 90th percentile. What else runs on the same core still slows it down; the least is the best guess of the
+time without.
 """
 
 from __future__ import annotations
@@ -101,10 +102,10 @@ def measure(call: Callable[[], object], *, quick: bool = False) -> Measurement:
     try:
         for _ in range(15 if quick else 101):
             loop = range(calls)
-            begin = time.perf_counter_ns()
+            begin = time.thread_time_ns()
             for _ in loop:
                 call()
-            samples.append((time.perf_counter_ns() - begin) / calls)
+            samples.append((time.thread_time_ns() - begin) / calls)
             gc.collect(0)
     finally:
         if was_enabled:
