@@ -96,8 +96,7 @@ class Watcher:
                 for event in events:
                     if event.type is not WatchEventType.BOOKMARK:
                         self._on_event(event)
-                latest = events[-1].object.metadata.resource_version
-                if latest != self._version:
+                if events and (latest := events[-1].object.metadata.resource_version) != self._version:
                     self._version, self._vain = latest, 0
 
 
