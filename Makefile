@@ -8,12 +8,18 @@ PACKAGES := engine plugins pluginmachinery _speedups
 INSTALLED := .venv/.installed
 LINKS := $(PACKAGES:%=build/links/propfan/%)
 
+# The compiled modules with sanitizers, in a package tree of their own; the tests that reach them.
+ASAN := build/asan
+SANITIZED = PYTHONPATH=$(ASAN) PYTHONMALLOC=malloc ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 \
+	LD_PRELOAD="$$(gcc -print-file-name=libasan.so)"
+ASAN_TESTS := tests/unit/_speedups tests/unit/pluginmachinery tests/golden tests/fuzz
+
 # What is built or installed. A change of these installs again.
 SOURCES := pyproject.toml setup.py $(wildcard _speedups/*.py _speedups/*.pyx _speedups/*.pxd)
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test dev lint types imports bench wheel clean
+.PHONY: help demo test dev lint types imports bench asan fuzz wheel clean
 
 help: ## Show this list
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
@@ -39,6 +45,17 @@ imports: $(INSTALLED) $(LINKS)
 
 bench: $(INSTALLED) ## Run every benchmark suite briefly (ARGS="NAME" runs one in full)
 	$(BIN)/python -m benchmarks $(or $(ARGS),all --quick)
+
+asan: $(INSTALLED) ## Test the compiled modules with AddressSanitizer and UBSan (needs gcc)
+	PROPFAN_SANITIZE=address,undefined $(BIN)/python setup.py --quiet build_ext --build-lib $(ASAN) --build-temp $(ASAN)/temp
+	ln -sfn $(addprefix $(CURDIR)/,$(filter-out _speedups,$(PACKAGES))) $(ASAN)/propfan/
+	ln -sfn $(addprefix $(CURDIR)/,$(wildcard $(addprefix _speedups/*.,py pyi pyx pxd))) $(ASAN)/propfan/_speedups/
+	env $(SANITIZED) $(BIN)/python -c 'from propfan import _speedups as s; print("from", s.__path__[0], s.backends()); \
+		assert "$(ASAN)" in s.__path__[0] and set(s.backends().values()) == {"compiled"}'
+	env $(SANITIZED) $(BIN)/python -m pytest -p no:cacheprovider $(or $(ARGS),$(ASAN_TESTS))
+
+fuzz: $(INSTALLED) ## Feed every decoder of foreign bytes for a minute (ARGS="NAME --seconds N" runs one)
+	$(BIN)/python -m tests.fuzz $(or $(ARGS),all --seconds 60)
 
 wheel: $(INSTALLED) ## Build a wheel with the compiled modules into dist/
 	rm -rf build/lib* build/bdist*

@@ -1,5 +1,3 @@
-# cython: nonecheck=True
-# ruff: noqa: ERA001 - the line above is for the compiler: None has no fields there either
 """Log links of one task, taken apart once and filled for each pod.
 
 By definition (``propfan.pluginmachinery.loglinks``) the variables of a template are replaced one after

@@ -1,5 +1,3 @@
-# cython: nonecheck=True
-# ruff: noqa: ERA001 - the line above is for the compiler: None has no fields there either
 """What a pod's status means for its task: the rules, and the values that carry the verdict.
 
 Pods are those of ``propfan._speedups.pods``. The result types are given by the caller (``Results``), since they
