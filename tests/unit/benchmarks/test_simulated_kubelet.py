@@ -11,7 +11,7 @@ from benchmarks.simulated_kubelet import Script, SimulatedKubelet, State, Step, 
 from propfan.engine.cluster import POD, ObservedObject, WatchEventType
 from propfan.engine.embedded import EmbeddedCluster, watching
 from propfan.pluginmachinery.errors import NotFoundError, UnavailableError
-from tests.contract.cluster_contract import body, content, until_gone
+from tests.contract.objects import body, content, until_gone
 
 pytestmark = pytest.mark.anyio
 

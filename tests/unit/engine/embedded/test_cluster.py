@@ -22,7 +22,7 @@ from propfan.pluginmachinery.errors import (
     NotFoundError,
     UnavailableError,
 )
-from tests.contract.cluster_contract import body, content, next_events, told, until_gone
+from tests.contract.objects import body, content, next_events, told, until_gone
 
 pytestmark = pytest.mark.anyio
 NODE = Kind("", "v1", "Node", "nodes", namespaced=False)

@@ -14,7 +14,7 @@ import pytest
 from propfan.engine.cluster import POD, TASK_ACTION
 from propfan.engine.embedded import EmbeddedCluster
 from propfan.pluginmachinery.errors import ConfigError
-from tests.contract.cluster_contract import body, content, until_gone
+from tests.contract.objects import body, content, until_gone
 from tests.unit.engine.embedded import writer
 
 pytestmark = pytest.mark.anyio

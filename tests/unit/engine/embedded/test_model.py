@@ -19,7 +19,7 @@ from propfan.engine.cluster import TASK_ACTION, ObservedObject, WatchEventType
 from propfan.engine.embedded import EmbeddedCluster
 from propfan.engine.embedded.watching import Watch
 from propfan.pluginmachinery.errors import AlreadyExistsError, ApiError, InvalidError, NotFoundError, UnavailableError
-from tests.contract.cluster_contract import body, content
+from tests.contract.objects import body, content
 
 _T = TypeVar("_T")
 HOLD = "example.org/hold"

@@ -13,7 +13,7 @@ import msgspec
 from propfan.engine.cluster import POD
 from propfan.engine.embedded import EmbeddedCluster
 from propfan.pluginmachinery.errors import NotFoundError, UnavailableError
-from tests.contract.cluster_contract import body, content
+from tests.contract.objects import body, content
 
 FILE_LIMIT_BYTES = 1_000_000
 
