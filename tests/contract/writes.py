@@ -9,7 +9,7 @@ import anyio
 import msgspec
 import pytest
 
-from propfan.engine.cluster import POD, Cluster, Kind
+from propfan.engine.cluster import POD, Cluster, Kind, ObservedObject
 from propfan.pluginmachinery.errors import (
     AlreadyExistsError,
     ApiError,
