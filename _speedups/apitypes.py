@@ -21,6 +21,10 @@ _SCALARS = {"s": STRING, "b": BOOL, "i": INT32, "I": INT64, "q": QUANTITY, "p": 
 _NAMES = ("a string", "a bool", "a 32-bit integer", "a 64-bit integer", "a quantity", "an integer or a string")
 
 
+_LARGE = 10**40
+"""No number of the API comes near it; larger ones are not even printed."""
+
+
 class MismatchError(ValueError):
     """A value is not what its field's type says.
 
@@ -226,7 +230,8 @@ def _decode_scalar(item: Any, kind: int, struct: StructType | None) -> Any:
         number = int(item)
         if number == item and _fits(number, kind):
             return number
-        raise MismatchError("", f"{_NAMES[kind]} is needed, found {item!r}")
+        shown = repr(item) if abs(item) < _LARGE else "a larger one"
+        raise MismatchError("", f"{_NAMES[kind]} is needed, found {shown}")
     raise MismatchError("", f"{_NAMES[kind]} is needed, found {_found(item)}")
 
 
@@ -239,14 +244,14 @@ def _fits(number: int, kind: int) -> bool:
 def _decode_quantity(item: Any) -> str:
     if isinstance(item, str):
         text = item.strip()
-    elif isinstance(item, int | float) and not isinstance(item, bool):
+    elif type(item) is float or (type(item) is int and abs(item) < _LARGE):
         text = _number_text(item)
     else:
         raise MismatchError("", f"a quantity is needed, found {_found(item)}")
     try:
         return quantities.settled(text)
     except quantities.QuantityError as error:
-        raise MismatchError("", f"{item!r}: {error}") from None
+        raise MismatchError("", f"{text[:80]!r}: {error}") from None
 
 
 def _number_text(number: float) -> str:

@@ -48,6 +48,9 @@ M = TypeVar("M", bound="Message")
 PRIMARY_CONTAINER_NAME: Final = "primary_container_name"
 """Key of a task's configuration, and annotation of its pod."""
 
+_SHOWN_BYTES: Final = 400
+"""Of a Struct in an error message; of a larger one only the size is told."""
+
 _NAME_ALPHABET: Final = "bcdfghjklmnpqrstvwxz2456789"
 
 
@@ -468,6 +471,8 @@ def _replace_image(spec: dict[str, Any], primary: str, image: str) -> None:
 
 
 def text_of(struct: Struct) -> str:
-    """A Struct for an error message, cut to a readable length."""
-    text = text_format.MessageToString(struct, as_one_line=True)
-    return text if len(text) <= 400 else f"{text[:400]}..."
+    """A Struct for an error message."""
+    size_bytes = struct.ByteSize()
+    if size_bytes > _SHOWN_BYTES:
+        return f"{size_bytes} bytes"
+    return text_format.MessageToString(struct, as_one_line=True)

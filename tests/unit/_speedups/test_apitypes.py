@@ -137,6 +137,24 @@ def test_numbers_are_quantities(twin: Any, types: Any, number: Any, printed: str
 
 
 @TWINS
+@pytest.mark.parametrize("number", [10**4000, -(10**4000), 1e300, float("nan"), float("inf"), 10**30], ids=range(6))
+@pytest.mark.parametrize("field", ["priority", "activeDeadlineSeconds"])
+def test_enormous_numbers_are_refused_in_short_words(twin: Any, types: Any, number: Any, field: str) -> None:
+    with pytest.raises(twin.MismatchError) as raised:
+        twin.decode({field: number}, types["PodSpec"])
+    assert len(str(raised.value)) < 120
+
+
+@TWINS
+@pytest.mark.parametrize("amount", [10**4000, float("nan"), float("-inf"), "9" * 10_000, [], {}, True], ids=range(7))
+def test_impossible_amounts_are_refused_in_short_words(twin: Any, types: Any, amount: Any) -> None:
+    with pytest.raises(twin.MismatchError) as raised:
+        twin.decode({"overhead": {"cpu": amount}}, types["PodSpec"])
+    assert str(raised.value).startswith("overhead[cpu]: ")
+    assert len(str(raised.value)) < 300
+
+
+@TWINS
 @pytest.mark.parametrize(
     ("base", "over", "merged"),
     [

@@ -1,10 +1,14 @@
 from __future__ import annotations
 
+import contextlib
 from typing import Any
 
 import pytest
 from flyteidl2.core import tasks_pb2
 from google.protobuf import json_format
+from google.protobuf.message import DecodeError as ProtobufDecodeError
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from propfan.pluginmachinery.config import (
     AcceleratorDeviceClass,
@@ -471,3 +475,27 @@ def test_class_without_own_settings_takes_the_global_ones() -> None:
         "effect": "NoSchedule",
     }
     assert pod.spec["containers"][0]["resources"]["limits"]["nvidia.com/gpu"] == "1"
+
+
+def test_error_about_a_large_pod_spec_is_short() -> None:
+    template = tasks.pod_template({"containers": [{"name": "x" * 100_000}], "nodeName": 5})
+    with pytest.raises(BadTaskSpecificationError) as raised:
+        pod_of(template)
+    assert str(raised.value) == (
+        "[BadTaskSpecification] Unable to unmarshal task k8s pod [100073 bytes], "
+        "Err: [nodeName: a string is needed, found a number]"
+    )
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.binary(max_size=40), st.integers(0, 400), st.integers(0, 255))
+def test_any_template_becomes_a_pod_or_an_error_of_ours(noise: bytes, position: int, byte: int) -> None:
+    content = bytearray(gpu_task(device="A100", partitionSize="1g.5gb").SerializeToString())
+    content[position % len(content)] = byte
+    for data in (bytes(content), bytes(content) + noise, noise):
+        try:
+            template = tasks_pb2.TaskTemplate.FromString(data)
+        except ProtobufDecodeError:
+            continue
+        with contextlib.suppress(PropfanError):
+            pod_of(template)
