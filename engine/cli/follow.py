@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import signal
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
@@ -25,7 +26,7 @@ from propfan.pluginmachinery.errors import NotFoundError, ThrottledError, Unavai
 _SUBMITTED_AT_ONCE: Final = 256
 _LOOK_EVERY_S: Final = 1.0
 _TELL_EVERY: Final = 10
-"""Looks between two lines about all tasks, where there is no terminal to show them on."""
+"""Looks between two lines about all tasks, where there is no terminal; only when something has changed."""
 _RETRY_S: Final = 0.5
 
 _Result = TypeVar("_Result")
@@ -171,13 +172,15 @@ class Follower:
     # -- What is told ------------------------------------------------------------------------------
 
     async def _look(self) -> None:
-        looks = 0
-        while True:
+        told = ""
+        for look in itertools.count(1):
             await anyio.sleep(_LOOK_EVERY_S)
-            looks += 1
-            news = self._board.take_waiting(self._engine.waiting())
+            news = list(self._board.take_waiting(self._engine.waiting()))
+            if look % _TELL_EVERY == 0 and self._board.phases != told:
+                told = self._board.phases
+                news.append(self._board.line)
             if not self._is_shown:
-                for line in (*news, *([self._board.line] if looks % _TELL_EVERY == 0 else [])):
+                for line in news:
                     click.echo(line, err=True)
 
     def _tell(self, notice: str) -> None:

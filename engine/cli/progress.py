@@ -89,9 +89,14 @@ class Board:
         return [f"{self._hold_ups[why]} waiting: {why}" for why in sorted(lasting - known)]
 
     @property
+    def phases(self) -> str:
+        """How many are in which phase, in plain text."""
+        return self._told.plain
+
+    @property
     def line(self) -> str:
         """Where all stand, in one line of plain text."""
-        return ", ".join(filter(None, (f"{len(self._final)} of {self.expected} done", self._told.plain, *self._pace)))
+        return ", ".join(filter(None, (f"{len(self._final)} of {self.expected} done", self.phases, *self._pace)))
 
     @property
     def _told(self) -> Text:

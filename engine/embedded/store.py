@@ -278,8 +278,9 @@ def _locked(path: Path) -> int:
         raise ConfigError(
             "path", f"{path} is in use by another cluster (process {holder}): stop it, or choose another path"
         ) from error
-    os.ftruncate(lock, 0)
-    os.pwrite(lock, f"{os.getpid()}\n".encode(), 0)
+    with contextlib.suppress(OSError):  # a full disk: the lock holds all the same
+        os.ftruncate(lock, 0)
+        os.pwrite(lock, f"{os.getpid()}\n".encode(), 0)
     return lock
 
 
