@@ -236,8 +236,9 @@ class Reconciler:
                 live.object_was_deleted = live.must_look = True
                 self._enqueue(live)
 
-    def _is_driven(self, live: LiveTask) -> bool:
-        return self._live.get(live.key) is live
+    @staticmethod
+    def _is_driven(live: LiveTask) -> bool:
+        return not live.is_dropped
 
     def _on_timer(self, live: LiveTask) -> None:
         now = self._clock.now()

@@ -12,7 +12,7 @@ import anyio
 
 from propfan.engine.clock import Clock
 
-_FEW: Final = 1000
+_FEW: Final = 250
 
 T = TypeVar("T")
 
