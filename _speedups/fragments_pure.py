@@ -36,6 +36,7 @@ def render(program: tuple[bytes | int, ...], values: list[str | Mapping[str, str
         FragmentError: an index is beyond the values, or a text is no valid Unicode.
     """
     parts = []
+    part: bytes | int = 0
     try:
         for part in program:
             if isinstance(part, bytes):
@@ -50,7 +51,7 @@ def render(program: tuple[bytes | int, ...], values: list[str | Mapping[str, str
                 ]
                 parts.append(msgspec.json.encode(variables)[1:-1])
     except IndexError:
-        raise FragmentError(f"there are {len(values)} values, number {part} is asked for") from None
+        raise FragmentError(f"there are {len(values)} values, number {part!r} is asked for") from None
     except UnicodeEncodeError as error:
         raise FragmentError(f"a text is no valid Unicode: {error.reason}") from None
     return b"".join(parts)

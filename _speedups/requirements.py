@@ -29,14 +29,14 @@ def value(text: str) -> int:
 
 
 def printed(text: str) -> str:
-    """`quantities.settled`, remembered.
+    """`quantities.canonical`, remembered.
 
     Raises:
         QuantityError: it is no quantity.
     """
     known = _printed.get(text)
     if known is None:
-        known = quantities.settled(text)
+        known = quantities.canonical(text)
         if len(_printed) >= _KEPT:
             _printed.clear()
         _printed[text] = known

@@ -135,7 +135,7 @@ def share_memory(spec: dict[str, Any], shared: SharedMemory, primary: str) -> No
         if mount["mountPath"] == shared.mount_path:
             raise BadTaskSpecificationError(f"{shared.mount_path} is already mounted in container")
     try:
-        size = quantities.settled(shared.size_limit or "0")
+        size = quantities.canonical(shared.size_limit or "0")
     except quantities.QuantityError as error:
         raise BadTaskSpecificationError(f"Unable to parse size limit: {error}") from None
     spec["volumes"] = [*volumes, {"name": shared.mount_name, "emptyDir": {"medium": "Memory", "sizeLimit": size}}]

@@ -122,7 +122,7 @@ class Copilot(msgspec.Struct, frozen=True):
     def _container(self, name: str, arguments: list[str], mount: Mapping[str, str]) -> dict[str, Any]:
         config = self.config
         try:
-            resources = {"cpu": quantities.settled(config.cpu), "memory": quantities.settled(config.memory)}
+            resources = {"cpu": quantities.canonical(config.cpu), "memory": quantities.canonical(config.memory)}
         except quantities.QuantityError as error:
             raise PermanentError("", str(error)) from None
         mounts: list[Mapping[str, Any]] = [mount]

@@ -32,11 +32,11 @@ def test_twins_resolve_alike(arguments: tuple[Any, ...]) -> None:
 def test_values_and_printed_forms_are_those_of_quantities(twin: Any) -> None:
     for text in ("1000m", "2Gi", "1000m"):
         assert twin.value(text) == quantities.nanos(text)
-        assert twin.printed(text) == quantities.settled(text)
+        assert twin.printed(text) == quantities.canonical(text)
 
 
 @TWINS
 def test_memory_of_amounts_is_bounded(twin: Any) -> None:
     for number in range(20_000):
         assert twin.value(f"{number}n") == number
-        assert twin.printed(f"{number}n") == quantities.settled(f"{number}n")
+        assert twin.printed(f"{number}n") == quantities.canonical(f"{number}n")

@@ -101,4 +101,4 @@ def test_nothing_exceeds_its_ceiling_or_limit(
             assert quantities.compare(limit, ceiling[name]) <= 0
         if known and not quantities.is_zero(limit):
             assert quantities.compare(found["requests"][name], limit) <= 0
-        assert quantities.settled(limit) == limit
+        assert quantities.canonical(limit) == limit
