@@ -22,6 +22,7 @@ from propfan.pluginmachinery.contexts import (
     IOPaths,
     NoPodTemplates,
     PodTemplateStore,
+    ResourceRequirements,
     TaskContext,
     TaskExecutionMetadata,
 )
@@ -106,7 +107,8 @@ async def read_task(ctx: TaskContext) -> PodTask:
 def asks_for_inputs(serialised: bytes) -> bool:
     """Whether some text in a serialised template may hold ``{{.inputs.x}}``."""
     lowered = serialised.lower()
-    return b"inputs." in lowered or b"input\xc5\xbf." in lowered  # the long s counts as one, see `templates`
+    # The long s counts as one, see `templates`; it alone is found faster than the word.
+    return b"inputs." in lowered or (b"\xc5\xbf" in lowered and b"input\xc5\xbf." in lowered)
 
 
 def task_of(
@@ -157,7 +159,8 @@ class PodSpecBuilder:
         self.k8s = k8s
         self.templates = pod_templates.PodTemplates(templates or NoPodTemplates())
         self.classes = accelerators.DeviceClasses.of(k8s)
-        self.bounded_resources = self.classes.resource_names | {resources.EPHEMERAL_STORAGE}
+        self._platform: tuple[ResourceRequirements | None, resources.Platform] | None = None
+        self._bounded_resources = self.classes.resource_names | {resources.EPHEMERAL_STORAGE}
         self._copilot = Copilot(k8s.co_pilot, storage, logger_level)
         self._workflow = [environment.variable("FLYTE_INTERNAL_EXECUTION_WORKFLOW", workflow_id)] if workflow_id else []
         self._platform_env = environment.of_platform(k8s, process_env or {})
@@ -299,6 +302,18 @@ class PodSpecBuilder:
         specs = [template["template"]["spec"] for template in found if template is not None]
         return frozenset(container["name"] for spec in specs for container in spec.get("containers") or ())
 
+    def platform_of(self, wanted: ResourceRequirements | None) -> resources.Platform:
+        """Defaults and ceilings; kept for the next task, which mostly has the same.
+
+        Raises:
+            BadTaskSpecificationError: a value is no quantity.
+        """
+        if self._platform is None or self._platform[0] != wanted:
+            own = resources.of_execution(wanted, "platform_resources")
+            requests = {"cpu": self.k8s.default_cpus, "memory": self.k8s.default_memory, **own.requests}
+            self._platform = (wanted, resources.Platform(requests, own.limits, self._bounded_resources))
+        return self._platform[1]
+
     def environment_of(self, task: PodTask, *, has_url: bool = True) -> list[dict[str, Any]]:
         """What is appended to the variables of each container.
 
@@ -347,11 +362,7 @@ class _Customiser:
         overrides = None if metadata.overrides is None else metadata.overrides.resources
         self._overrides = resources.of_execution(overrides, "overrides.resources")
         self._overrides.rename_gpu(self._gpu)
-        platform = resources.of_execution(metadata.platform_resources, "platform_resources")
-        defaults = {"cpu": builder.k8s.default_cpus, "memory": builder.k8s.default_memory}
-        self._platform = resources.Platform(
-            {**defaults, **platform.requests}, platform.limits, builder.bounded_resources
-        )
+        self._platform = builder.platform_of(metadata.platform_resources)
         self._parameters = task.parameters
         self._env = builder.environment_of(task, has_url=has_url)
         self._env_from = builder.env_from

@@ -7,9 +7,11 @@ cut prints in the form of the one that it came from.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
+from flyteidl2.core import tasks_pb2
 
 from propfan._speedups import quantities, requirements
 from propfan.pluginmachinery.contexts import ResourceRequirements
@@ -51,7 +53,15 @@ def of_template(resources: Resources) -> Requirements:
     Raises:
         PermanentError: a value is no quantity; without a code.
     """
-    return Requirements(_entries(resources.requests), _entries(resources.limits))
+    requests, limits = _of_serialised(resources.SerializeToString())
+    return Requirements(requests.copy(), limits.copy())
+
+
+@lru_cache(maxsize=1024)
+def _of_serialised(serialised: bytes) -> tuple[dict[str, str], dict[str, str]]:
+    """Requests and limits, which nobody may change: templates ask for the same few things."""
+    resources = tasks_pb2.Resources.FromString(serialised)
+    return _entries(resources.requests), _entries(resources.limits)
 
 
 def _entries(entries: Iterable[Resources.ResourceEntry]) -> dict[str, str]:
