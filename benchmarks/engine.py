@@ -181,7 +181,7 @@ def _latency(sizes: Sizes) -> Table:
             }
             for what in ("running", "final")
         )
-    return Table("from a pod's status to its task's (running lingers for 50 ms to be one write)", list(rows[0]), rows)
+    return Table("from the commit of a pod's status to that of its task's", list(rows[0]), rows)
 
 
 def _in_new_folder(scenario: str, **arguments: object) -> Mapping[str, float]:

@@ -237,7 +237,7 @@ async def recovery(arguments: Arguments) -> Figures:
 
 async def latency(arguments: Arguments) -> Figures:
     """From the commit of a pod's status to that of its task's status, both as a watch shows them."""
-    steps = (Step(0.05, State.SCHEDULED), Step(0.05, State.RUNNING), Step(0.3, State.SUCCEEDED))
+    steps = (Step(0.2, State.SCHEDULED), Step(0.3, State.RUNNING), Step(0.3, State.SUCCEEDED))
     seen: dict[tuple[str, str], float] = {}
     waits: dict[str, list[float]] = {"running": [], "final": []}
     marks = (
@@ -275,7 +275,9 @@ async def latency(arguments: Arguments) -> Figures:
             tasks.start_soon(follow_tasks, it.cluster, version)
             begin = anyio.current_time()
             for number in range(arguments.tasks):
-                await anyio.sleep(max(0.0, begin + number / arguments.rate - anyio.current_time()))
+                early_s = begin + number / arguments.rate - anyio.current_time()
+                if early_s > 0:
+                    await anyio.sleep(early_s)
                 tasks.start_soon(it.submit_one, "timed", number)
             submitted_s = anyio.current_time() - begin
             await anyio.sleep(1.0)

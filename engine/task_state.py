@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import enum
 from datetime import datetime, timedelta
+from functools import lru_cache
 from typing import Final
 
 import msgspec
@@ -391,5 +392,7 @@ class Step(msgspec.Struct, frozen=True):
     commands: tuple[Command, ...] = ()
 
 
+@lru_cache(maxsize=256)
 def seconds(value: float) -> timedelta:
+    """Remembered: most are settings, and a new one takes ten times as long."""
     return timedelta(seconds=value)

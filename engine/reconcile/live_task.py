@@ -36,6 +36,7 @@ class LiveTask:
         must_look: Something changed since the goal was last pursued.
         revision, persisted: Grow with each change worth writing, and with each write that succeeded.
         unsent: Events that the control plane has not acknowledged, oldest first.
+        write_at, written_at: When the status is to be written next, and was written last by this engine.
         failed_writes: Of the status, in a row.
         is_confirmed: The TaskAction was read itself: lists and watches may show a state that is long past,
             also one of a task that is over.
@@ -47,7 +48,7 @@ class LiveTask:
     __slots__ = (
         "action", "failed_writes", "identity", "is_busy", "is_confirmed", "is_dropped", "is_missing", "is_publishing",
         "is_queued", "is_writing", "key", "loaded_version", "must_look", "object", "object_was_deleted", "persisted",
-        "revision", "state", "unsent", "wake_at", "write_at",
+        "revision", "state", "unsent", "wake_at", "write_at", "written_at",
     )  # fmt: skip
 
     def __init__(self, key: TaskKey, action: ObservedObject, state: TaskState, identity: Identity) -> None:
@@ -63,6 +64,7 @@ class LiveTask:
         self.unsent: Sequence[TaskEvent] = ()
         self.wake_at: datetime | None = None
         self.write_at: datetime | None = None
+        self.written_at: datetime | None = None
         self.failed_writes = 0
         self.is_confirmed = False
         self.loaded_version: Final = version_of(action)

@@ -80,15 +80,20 @@ class Publisher:
                 tasks.start_soon(self._write_statuses)
 
     def changed(self, live: LiveTask, *, urgent: bool) -> None:
-        """The task's state is to be written: at once, or after a short wait for further changes."""
+        """The task's state is to be written: at once, or after a short wait for further changes.
+
+        A change that comes after a quiet time does not wait, but the first one, which only says
+        that there is an object now.
+        """
         now = self._clock.now()
-        if urgent or not self._linger:
+        # Changes follow one another by some turns of the loop, which are long under load.
+        linger = max(self._linger, min(self._timers.late_by * _LINGER_TURNS, _LONGEST_LINGER))
+        is_quiet = live.written_at is not None and now - live.written_at >= linger
+        if urgent or is_quiet or not self._linger:
             live.write_at = now
             self.due(live)
         elif live.write_at is None:
-            # Changes follow one another by some turns of the loop, which are long under load.
-            under_load = min(self._timers.late_by * _LINGER_TURNS, _LONGEST_LINGER)
-            live.write_at = now + max(self._linger, under_load)
+            live.write_at = now + linger
             self._timers.set(live, live.write_at)
 
     def due(self, live: LiveTask) -> None:
@@ -186,6 +191,7 @@ class Publisher:
             self._retry(live, error)
             return
         live.failed_writes = 0
+        live.written_at = self._clock.now()
         live.is_writing = False
         live.persisted = revision
         if not live.is_durable and live.write_at is None:
