@@ -18,6 +18,7 @@ import rich_click as click
 import structlog
 from rich.console import Console
 
+from propfan.engine import memory
 from propfan.pluginmachinery.errors import PropfanError
 
 EXIT_FAILED: Final = 1
@@ -111,6 +112,7 @@ def config_option(command: Callable[..., Any]) -> Callable[..., Any]:
 
 def run_async(body: Callable[[], Coroutine[Any, Any, int]]) -> NoReturn:
     """Runs a command to its end and leaves with its exit code; what the user did wrong is one clear line."""
+    memory.collect_less_often()
     try:
         code = anyio.run(body, backend_options={"use_uvloop": sys.platform != "win32"})
     except (PropfanError, OSError, BaseExceptionGroup) as error:

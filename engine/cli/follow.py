@@ -6,7 +6,7 @@ import itertools
 import signal
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import AbstractContextManager, asynccontextmanager, nullcontext
+from contextlib import AbstractContextManager, asynccontextmanager, nullcontext, suppress
 from typing import Final, TypeVar
 
 import anyio
@@ -100,6 +100,9 @@ class Follower:
                     await self._finish(key)
                 await self._engine.settled()
                 group.cancel_scope.cancel()
+        for key in [key for key in self._keys if key not in self.statuses]:  # it was left early
+            with suppress(NotFoundError):
+                self._take(key, await self._engine.get(key))
 
     def _add(self, key: TaskKey) -> None:
         self._keys[key] = None
@@ -140,14 +143,15 @@ class Follower:
         if key in self.statuses:
             return
         try:
-            status = await self._engine.wait(key)
+            self._take(key, await self._engine.wait(key))
         except NotFoundError:
             if key in self._keys:
                 del self._keys[key]
                 self._board.expected -= 1
                 self._tell(f"{key.name} was deleted")
-            return
-        if key not in self.statuses:
+
+    def _take(self, key: TaskKey, status: TaskStatus) -> None:
+        if status.outcome is not None and key not in self.statuses:
             self.statuses[key] = status
             if self._as_json:
                 print_json(status_as_json(status))
