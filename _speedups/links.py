@@ -11,7 +11,10 @@ from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
+from propfan._speedups import pod_layout
 from propfan._speedups.pods import ObservedPod
+
+pod_layout.check()
 
 VARIABLES: Final = (
     "logName", "podName", "podUID", "namespace", "containerName", "containerID", "hostname", "agentID", "connectorID",
