@@ -274,9 +274,10 @@ class Plans:
     def _fold(
         self, template: TaskTemplate, metadata: TaskExecutionMetadata, paths: IOPaths, values: Values
     ) -> Plan | None:
-        """The plan of the executions that are like this one, ``None`` when there is none."""
-        if _MARK_BYTES in msgspec.msgpack.encode((metadata, paths)):
-            return None
+        """The plan of the executions that are like this one, ``None`` when there is none.
+
+        A plan is trusted once it has said of this execution what the plain conversion says.
+        """
         overrides = metadata.overrides
         if overrides is not None and overrides.pod_template and not _has_constant_inputs(overrides.pod_template):
             return None
@@ -284,9 +285,12 @@ class Plans:
         environment = self._marked_environment(metadata.environment_variables)
         task = _marked_task(template, metadata, marks, environment)
         try:
+            plain = self._convert(build.task_of(template, metadata, paths))
             rendered = self._convert(task)
             foreign_names = self._builder.foreign_container_names(task)
         except PropfanError:
+            return None
+        if _MARK_BYTES in plain.to_json():
             return None
         body = rendered.body
         if _holds_half_a_placeholder(msgspec.json.decode(b"{" + body + b"}")):
@@ -301,13 +305,15 @@ class Plans:
         metadata_left = msgspec.structs.replace(rendered.metadata, annotations=constant)
         if _MARK_BYTES in msgspec.json.encode(metadata_left):
             return None
-        return Plan(
+        plan = Plan(
             rendered=RenderedObject(rendered.api_version, rendered.kind, metadata_left, b""),
             program=program,
             marked_annotations=marked,
             braceless=tuple(sorted(used.intersection(range(_NAMESPACE, _ENVIRONMENT_SLOT)))),
             foreign_names=foreign_names,
         )
+        said = plan.render([*values[:_CONSOLE_URL], metadata.console_url.rstrip("/"), *values[_CONSOLE_URL + 1 :]])
+        return plan if said is None or said == plain else None
 
     def _marked_environment(self, variables: Mapping[str, str]) -> list[dict[str, Any]]:
         """The variables that the conversion looks at, and a mark for all of them."""

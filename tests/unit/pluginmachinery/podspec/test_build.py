@@ -432,6 +432,34 @@ def test_copilot_reads_its_storage_from_a_secret() -> None:
     assert uploader["volumeMounts"][1]["readOnly"] is True
 
 
+def test_copilots_own_storage_replaces_the_engines_whole() -> None:
+    own = {
+        "type": "stow",
+        "container": "bucket",
+        "enable-multicontainer": True,
+        "stow": {"kind": "gcs", "config": {"p": "1"}},
+    }
+    k8s = {"co-pilot": {"storage-config-secret-name": "s", "storage-config-override": own}}
+    uploader, _ = pod_of(tasks.container_template(**RAW), k8s).spec["initContainers"]
+    assert uploader["command"][3:] == [
+        "--storage.enable-multicontainer",
+        "--storage.container=bucket",
+        "--storage.type=stow",
+        "--config",
+        "/etc/flyte/copilot/*.yaml",
+        "--storage.stow.config",
+        "p=1",
+        "--storage.stow.kind=gcs",
+    ]
+
+
+def test_copilot_without_interface_touches_only_the_primary() -> None:
+    pod = pod_of(tasks.container_template(container=RAW["container"]))
+    assert pod.spec["containers"][0]["securityContext"] == {"capabilities": {}}
+    assert "initContainers" not in pod.spec
+    assert "volumes" not in pod.spec
+
+
 @pytest.mark.parametrize(
     ("config", "storage", "problem"),
     [

@@ -208,6 +208,27 @@ def test_changed_pod_template_makes_a_new_plan() -> None:
         assert assert_same(planned, plainly(builder, ctx))
 
 
+@pytest.mark.parametrize("where", ["config", "template", "override"])
+def test_marks_from_elsewhere_are_never_taken_for_values(where: str) -> None:
+    mark = "\ufdd0A\ufdd0"
+    store = tasks.Templates(base={"containers": [], "schedulerName": mark if where == "template" else "s"})
+    builder, plans = builder_and_plans(
+        store,
+        default_pod_template_name="base",
+        default_env_vars={"X": mark} if where == "config" else {},
+    )
+    over = TaskOverrides(resources=ResourceRequirements(), container_image=mark if where == "override" else "")
+    ctx = context(tasks.container_template(), tasks.metadata(overrides=over))
+    assert [plans.render(ctx) for _ in range(3)] == [None, None, None]
+    assert mark in plainly_text(builder, ctx)
+
+
+def plainly_text(builder: PodSpecBuilder, ctx: Any) -> str:
+    plain = plainly(builder, ctx)
+    assert isinstance(plain, RenderedObject)
+    return plain.to_json().decode()
+
+
 def test_execution_named_like_a_templates_container_is_converted_plainly() -> None:
     store = tasks.Templates(base={"containers": [{"name": "side", "image": "s", "workingDir": "/side"}]})
     builder, plans = builder_and_plans(store, default_pod_template_name="base")
