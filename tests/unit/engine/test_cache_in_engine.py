@@ -169,4 +169,3 @@ async def test_aborted_owner_lets_the_next_one_run(tmp_path: Path, monkeypatch: 
         await tasks.open_gate()
         assert (await tasks.engine.wait(first)).outcome is Outcome.ABORTED
         assert (await tasks.engine.wait(second)).cache_status == "CACHE_POPULATED"
-

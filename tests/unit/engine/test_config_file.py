@@ -143,7 +143,6 @@ def test_any_text_is_a_configuration_or_refused(tmp_path_factory: pytest.TempPat
     path.write_text(text, encoding="utf-8", errors="surrogatepass")
     try:
         config = config_file.load(path, {})
-    except ConfigError as error:
-        assert str(error)
-    else:
-        assert isinstance(config, EngineConfig)
+    except ConfigError:
+        return
+    assert isinstance(config, EngineConfig)

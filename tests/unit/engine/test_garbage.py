@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from typing import Any
@@ -59,7 +59,7 @@ class Cluster:
         body = {"apiVersion": "flyte.org/v1", "kind": "TaskAction", "metadata": metadata, "spec": {}}
         await self.inner.create(TASK_ACTION, msgspec.json.encode(body))
 
-    async def names(self) -> list[str]:
+    async def names(self) -> Sequence[str]:
         listed = await self.inner.list(TASK_ACTION)
         return sorted(item.metadata.name for item in listed.items)
 
@@ -98,7 +98,14 @@ async def test_only_what_is_over_for_long_enough_is_deleted() -> None:
         await known.add("not-let-go", LONG_AGO, FINALIZER)
         sweeper = Sweeper(known, gc_ttl_s=3600)
         assert await sweeper.sweep() == 2
-        assert await known.names() == ["fresh", "keeps-its-minute", "never-ended", "not-let-go", "not-terminated", "running"]
+        assert await known.names() == [
+            "fresh",
+            "keeps-its-minute",
+            "never-ended",
+            "not-let-go",
+            "not-terminated",
+            "running",
+        ]
         assert sorted(sweeper.announced) == ["due", "old"]
 
 

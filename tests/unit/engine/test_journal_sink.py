@@ -166,7 +166,7 @@ async def test_only_the_deleted_task_is_forgotten() -> None:
 async def test_event_of_another_version_is_named(payload: bytes) -> None:
     async with journal() as (sink, cluster):
         await cluster.inner.append_events([("ns/r1-a0/u1/1/RUNNING/0", payload)])
-        with pytest.raises(DecodeError, match="event 1 .ns/r1-a0/u1/1/RUNNING/0. of the journal"):
+        with pytest.raises(DecodeError, match=r"event 1 \(ns/r1-a0/u1/1/RUNNING/0\) of the journal"):
             await sink.recorded()
         with pytest.raises(DecodeError):
             await versions(sink, 1)

@@ -59,7 +59,9 @@ async def test_template_of_the_default_namespace_serves_the_others() -> None:
 async def test_changes_and_deletions_are_followed() -> None:
     store = await Templates(
         Page([template("a", 1, "first"), template("b", 2, "first")]),
-        Stream([modified(template("a", 3, "second")), deleted(template("b", 4, "first")), added(template("c", 5, "new"))]),
+        Stream(
+            [modified(template("a", 3, "second")), deleted(template("b", 4, "first")), added(template("c", 5, "new"))]
+        ),
     ).follow()
     assert [says(store.get("ns", name)) for name in "abc"] == ["second", None, "new"]
 

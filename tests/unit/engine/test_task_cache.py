@@ -26,7 +26,7 @@ from propfan.pluginmachinery.kubernetes_plugin import ObjectMeta
 from propfan.pluginmachinery.taskaction import TaskAction, TaskActionSpec
 from propfan.pluginmachinery.testing import literal_map, task_template
 from propfan.pluginmachinery.testing.builders import io_paths
-from propfan.pluginmachinery.testing.fakes import FakeInputs, FailingStore, InMemoryStore
+from propfan.pluginmachinery.testing.fakes import FailingStore, FakeInputs, InMemoryStore
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 MINE, THEIRS = io_paths("memory:///mine"), io_paths("memory:///theirs")
@@ -119,12 +119,12 @@ def spoilt_record(spoil: Callable[[dict[str, object]], object]) -> Callable[[byt
 @pytest.mark.parametrize(
     "spoil",
     [
-        lambda content: b"",
+        lambda _: b"",
         lambda content: content[:-1],
-        lambda content: b'{"output_uri":"\xff"}',
-        lambda content: b'{"more":' + b"[" * 20_000,
+        lambda _: b'{"output_uri":"\xff"}',
+        lambda _: b'{"more":' + b"[" * 20_000,
         lambda content: content[:-1] + b',"more":"' + b"x" * 100_000 + b'"}',
-        spoilt_record(lambda record: []),
+        spoilt_record(lambda _: []),
         spoilt_record(lambda record: {**record, "stored_at": "2026-01-01T00:00:00"}),
         spoilt_record(lambda record: {**record, "stored_at": 1}),
         spoilt_record(lambda record: {**record, "output_uri": None}),
@@ -218,7 +218,7 @@ async def test_hit_that_can_not_be_copied_is_tried_again_and_holds_nobody_up() -
         (10, 0, timedelta(days=-1), True),
     ],
 )
-async def test_outputs_are_used_up_to_their_age_limit(seconds: int, nanos: int, age: timedelta, is_hit: bool) -> None:
+async def test_outputs_are_used_up_to_their_age_limit(seconds: int, nanos: int, age: timedelta, is_hit: bool) -> None:  # noqa: FBT001
     cache = Cache()
     await cache.fill()
     cache.clock.time = NOW + age
@@ -409,8 +409,6 @@ def counted(literal: literals_pb2.Literal) -> object:
 
 
 @given(literals, literals)
-def test_literals_that_differ_have_keys_that_differ(
-    first: literals_pb2.Literal, second: literals_pb2.Literal
-) -> None:
+def test_literals_that_differ_have_keys_that_differ(first: literals_pb2.Literal, second: literals_pb2.Literal) -> None:
     hashed = [msgspec.json.encode(task_cache._hash(literal), order="sorted") for literal in (first, second)]
     assert (hashed[0] == hashed[1]) is (counted(first) == counted(second))

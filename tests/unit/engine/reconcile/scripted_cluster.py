@@ -61,7 +61,9 @@ class ScriptedCluster:
             raise answer
         return answer
 
-    async def list(self, kind: Kind, *, labels: Mapping[str, str] | None = None, continue_token: str = "") -> ObjectList:
+    async def list(
+        self, kind: Kind, *, labels: Mapping[str, str] | None = None, continue_token: str = ""
+    ) -> ObjectList:
         page = await self._answer("list", continue_token)
         assert isinstance(page, Page), f"listed while the script has {page}"
         return ObjectList(page.items, page.version, page.next_token)

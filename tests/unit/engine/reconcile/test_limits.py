@@ -77,9 +77,7 @@ def test_unreadable_template_has_the_engines_bounds() -> None:
     retries=st.integers(0, 2**32 - 1),
     tries=st.integers(1, 2**32),
 )
-def test_no_template_leads_beyond_the_calendar(
-    times: list[Duration], factor: float, retries: int, tries: int
-) -> None:
+def test_no_template_leads_beyond_the_calendar(times: list[Duration], factor: float, retries: int, tries: int) -> None:
     template = tasks_pb2.TaskTemplate()
     metadata = template.metadata
     metadata.retries.retries = retries

@@ -32,13 +32,14 @@ class Alarms:
         self.began_s = loop.time()
         self.clock = clock or VirtualClock(loop)
         self.called: list[tuple[str, float]] = []
-        self.on_due: Callable[[str], None] = lambda item: None
+        self.on_due: Callable[[str], None] | None = None
         self.wanted: set[str] = set()
         self.timers: Timers[str] = Timers(self.clock, self.note, self.wanted.__contains__)
 
     def note(self, item: str) -> None:
         self.called.append((item, self.now_s))
-        self.on_due(item)
+        if self.on_due is not None:
+            self.on_due(item)
 
     @property
     def now_s(self) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 import anyio
@@ -64,7 +65,7 @@ class Watched:
     @property
     def pauses_s(self) -> list[float]:
         times = [call.at_s for call in self.cluster.calls]
-        return [round(after - before, 6) for before, after in zip(times, times[1:], strict=False)]
+        return [round(after - before, 6) for before, after in pairwise(times)]
 
 
 def pod(name: str, version: int) -> Any:
@@ -155,9 +156,10 @@ async def test_watches_in_vain_come_with_growing_pauses(vain: Stream | ApiError)
 
 @pytest.mark.anyio
 async def test_watch_that_always_expires_does_not_list_without_pause() -> None:
-    watched = await Watched(*[Page([], "7"), EXPIRED] * 6).play()
+    script: list[Page | ApiError] = [Page([], "7"), EXPIRED]
+    watched = await Watched(*script * 6).play()
     lists = [call.at_s for call in watched.cluster.calls if call.method == "list"]
-    assert [round(b - a, 6) for a, b in zip(lists, lists[1:], strict=False)] == [0, *growing(5)]
+    assert [round(b - a, 6) for a, b in pairwise(lists)] == [0, *growing(5)]
 
 
 @pytest.mark.anyio
