@@ -74,9 +74,11 @@ def resolve(
                 request = limit if value(limit) else defaults.get(name, "0")
             if not value(limit):
                 limit = request
-        ceiling = ceilings.get(name, "0")
-        limit = _cut(limit, ceiling)
-        requests[name] = _cut(_cut(request, ceiling), limit)
+        ceiling = ceilings.get(name)
+        if ceiling is not None:
+            limit = _cut(limit, ceiling)
+            request = _cut(request, ceiling)
+        requests[name] = request if request is limit else _cut(request, limit)
         limits[name] = limit
     return {
         "limits": {name: printed(text) for name, text in limits.items()},
