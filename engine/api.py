@@ -280,11 +280,13 @@ class Engine:
 
     async def explain(self, key: TaskKey) -> Explanation:
         """Raises ``NotFoundError`` when there is no such task."""
-        status = await self.get(key)
+        seen = await self._read(key)
+        status = submission.status_of(seen)
         live = self._reconciler.live.get(key)
         if live is None:
             stage = Stage.ENDED if status.outcome is not None else Stage.RECEIVED
-            return Explanation(status, stage.value, "none", "", "", None, None, "", True, ())
+            errors = submission.attempt_errors_of(seen)
+            return Explanation(status, stage.value, "none", "", "", None, None, "", True, errors)
         state = live.state
         wake = machine.next_wake(state)
         return Explanation(

@@ -173,11 +173,12 @@ class _Offline:
         return await submission.all_of(self._cluster)
 
     async def explain(self, key: TaskKey) -> Explanation:
-        status = submission.status_of(await self._cluster.get(TASK_ACTION, *key))
+        seen = await self._cluster.get(TASK_ACTION, *key)
+        status, errors = submission.status_of(seen), submission.attempt_errors_of(seen)
         if status.outcome is not None:
-            return Explanation(status, Stage.ENDED.value, "none", "", "", None, None, "", True, ())
+            return Explanation(status, Stage.ENDED.value, "none", "", "", None, None, "", True, errors)
         waiting_for = "an engine: none runs on this data directory, 'propfan run' goes on with its tasks"
-        return Explanation(status, "", "none", waiting_for, "", None, None, "", True, ())
+        return Explanation(status, "", "none", waiting_for, "", None, None, "", True, errors)
 
     async def abort(self, key: TaskKey, reason: str) -> None:
         """Written down; carried out by the next engine that runs."""

@@ -236,6 +236,18 @@ def _readable_status(seen: ObservedObject) -> TaskActionStatus:
         return TaskActionStatus()
 
 
+class _Observability(msgspec.Struct, frozen=True, rename="camel"):
+    attempt_errors: Sequence[str] = ()
+
+
+def attempt_errors_of(seen: ObservedObject) -> Sequence[str]:
+    """Why earlier attempts failed, oldest first, as the status tells it."""
+    try:
+        return msgspec.json.decode(decode(seen).status.state_json, type=_Observability).attempt_errors
+    except msgspec.DecodeError:  # empty, or another executor's
+        return ()
+
+
 def _phase(wire_name: str) -> Phase:
     try:
         return Phase.from_wire_name(wire_name)
