@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import aclosing, asynccontextmanager
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import anyio
 import msgspec
@@ -21,6 +21,8 @@ from propfan.pluginmachinery.errors import (
 from propfan.pluginmachinery.kubernetes_plugin import POD
 from tests.simulation.life import Life
 from tests.simulation.truth import Truth
+
+T = TypeVar("T")
 
 _LAG_OF_LISTS: Final = 40
 """Changes that a stale list may be behind by, at most."""
@@ -138,7 +140,8 @@ class FaultyCluster:
         faults, dice = life.faults, life.dice
         earlier: Sequence[WatchEvent] = ()
         turn = 0
-        async for batch in truth:
+        async for changes in truth:
+            batch = changes
             turn += 1
             what = (life.number, watch, turn)
             if life.is_troubled:
@@ -164,8 +167,14 @@ class FaultyCluster:
             yield batch
 
     async def _call(
-        self, name: str, action: Any, *, writes: bool = False, needs_room: bool = False, may_conflict: bool = False
-    ) -> Any:
+        self,
+        name: str,
+        action: Callable[[], Awaitable[T]],
+        *,
+        writes: bool = False,
+        needs_room: bool = False,
+        may_conflict: bool = False,
+    ) -> T:
         life = self._life
         faults, dice = life.faults, life.dice
 

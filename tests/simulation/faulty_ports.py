@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final
 
 import anyio
@@ -20,6 +20,7 @@ class Record:
         events: By key, as first told.
         finals: Keys of the final events of each task, by uid, in the order of their arrival, each with the
             life that told it.
+        lives: Which life told an event, by its key.
         contradictions: Keys that were told again with another content.
     """
 
@@ -27,16 +28,16 @@ class Record:
         self.events: Final[dict[str, TaskEvent]] = {}
         self.finals: Final[dict[str, list[tuple[str, int]]]] = {}
         self.contradictions: Final[list[tuple[TaskEvent, TaskEvent, int, int]]] = []
-        self._lives: Final[dict[str, int]] = {}
+        self.lives: Final[dict[str, int]] = {}
 
     def add(self, event: TaskEvent, life: int) -> None:
         known = self.events.get(event.key)
         if known is not None:
             if _what_matters(known) != _what_matters(event):
-                self.contradictions.append((known, event, self._lives[event.key], life))
+                self.contradictions.append((known, event, self.lives[event.key], life))
             return
         self.events[event.key] = event
-        self._lives[event.key] = life
+        self.lives[event.key] = life
         if event.is_final:
             self.finals.setdefault(event.uid, []).append((event.key, life))
 
@@ -96,7 +97,7 @@ class FaultyStore:
     async def size(self, path: str) -> int | None:
         return await self._life.call(f"size {path}", lambda: self._truth.size(path), before=self._fault(path))
 
-    def _fault(self, path: str):  # type: ignore[no-untyped-def]
+    def _fault(self, path: str) -> Callable[[int], Exception | None]:
         life = self._life
 
         def before(number: int) -> Exception | None:

@@ -66,9 +66,10 @@ class Life:
         if crash == "before":
             await self._die(f"before {name}")
         await self._delay(number, "before")
-        if (error := before(number)) is not None:
-            self.tell(f"#{number} {name} -> {type(error).__name__}")
-            raise error
+        refusal = before(number)
+        if refusal is not None:
+            self.tell(f"#{number} {name} -> {type(refusal).__name__}")
+            raise refusal
         try:
             result = await action()
         except Exception as error:
@@ -76,9 +77,10 @@ class Life:
             raise
         if crash == "after":
             await self._die(f"after {name}")
-        if (error := after(number)) is not None:
-            self.tell(f"#{number} {name} done, but -> {type(error).__name__}")
-            raise error
+        lie = after(number)
+        if lie is not None:
+            self.tell(f"#{number} {name} done, but -> {type(lie).__name__}")
+            raise lie
         await self._delay(number, "after")
         self.tell(f"#{number} {name}")
         return result

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Final
 
 from propfan.engine.cluster import TASK_ACTION, ObservedObject
@@ -126,9 +126,11 @@ def decode_phase(pod: ObservedObject) -> str:
 
 def _memory(world: World) -> list[str]:
     engine, rounds = world.last, world.last_rounds
-    assert engine is not None and rounds is not None and world.cache is not None
+    assert engine is not None
+    assert rounds is not None
+    assert world.cache is not None
     publisher = engine._publisher
-    left = {
+    left: Mapping[str, Collection[object]] = {
         "live tasks": engine._live,
         "found objects": engine._found,
         "queue": engine._queue,
@@ -147,10 +149,9 @@ async def _judge_task(world: World, task: Task) -> list[str]:
     uid = world.uids[task.name]
     is_silent = task.kind is Kind.CONDITION and task.delete_at_s is not None
     finals = world.record.finals.get(uid, [])
-    if not finals and not is_silent:
-        # One that was deleted before any engine saw it has nothing to report.
-        if not (task.delete_at_s is not None and not any(e.uid == uid for e in world.record.events.values())):
-            problems.append(f"{name}: its end was never reported")
+    was_seen = any(event.uid == uid for event in world.record.events.values())
+    if not finals and not is_silent and (was_seen or task.delete_at_s is None):
+        problems.append(f"{name}: its end was never reported")
     if len(finals) > 1 and len({life for _, life in finals}) == 1:
         problems.append(f"{name}: ended {len(finals)} times: {finals}")
     try:
@@ -209,9 +210,9 @@ def _launches(world: World, task: Task) -> list[str]:
 def _versions(world: World) -> list[str]:
     """Within an attempt and a life, a phase that comes back has a higher version."""
     problems = []
-    highest: dict[tuple[str, int, str], int] = {}
+    highest: dict[tuple[str, int, str, int], int] = {}
     for event in world.record.events.values():
-        key = event.uid, event.attempt, event.plugin_phase.name
+        key = event.uid, event.attempt, event.plugin_phase.name, world.record.lives[event.key]
         if event.version < highest.get(key, -1):
             problems.append(f"{event.key}: came after version {highest[key]}")
         highest[key] = max(event.version, highest.get(key, -1))

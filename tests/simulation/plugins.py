@@ -164,10 +164,10 @@ class CorePlugin:
             await life.call(f"begin {name}", lambda: service.begin(name))
             ctx.put_state(1, name.encode())
             return Transition(phases.queued(ctx.now, 0, "handed over"))
-        result = await self._moods.act(f"ask for {name}", lambda: service.look(name))
+        result: Any = await self._moods.act(f"ask for {name}", lambda: service.look(name))
         if result is None or isinstance(result, Result):
             return Transition(_verdict(result, name, ctx.now))
-        return result
+        return Transition(result) if isinstance(result, PhaseInfo) else result  # type: ignore[no-any-return]
 
     async def abort(self, ctx: CoreContext) -> None:
         name = ctx.metadata.task_execution_id.generated_name

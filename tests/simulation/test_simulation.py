@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.simulation.virtual_time import Deadlock, VirtualLoop
+from tests.simulation.virtual_time import DeadlockError, VirtualLoop
 
 ROOT = Path(__file__).parents[2]
 
@@ -42,7 +42,7 @@ def test_a_seed_is_one_schedule_bit_for_bit(seed: int) -> None:
 
 def test_a_loop_that_nothing_will_ever_wake_is_a_deadlock() -> None:
     loop = VirtualLoop()
-    with pytest.raises(Deadlock, match="no timer is set"):
+    with pytest.raises(DeadlockError, match="no timer is set"):
         loop.run_until_complete(loop.create_future())
     loop.close()
 
@@ -54,6 +54,6 @@ def test_a_loop_that_spins_without_waiting_is_a_deadlock() -> None:
         loop.call_soon(spin)
 
     spin()
-    with pytest.raises(Deadlock, match="spins"):
+    with pytest.raises(DeadlockError, match="spins"):
         loop.run_until_complete(loop.create_future())
     loop.close()

@@ -13,7 +13,7 @@ MAX_TURNS: Final = 50_000
 """Turns of the loop without any time passing, after which somebody must be spinning."""
 
 
-class Deadlock(RuntimeError):
+class DeadlockError(RuntimeError):
     """Nothing is ready and no timer is set, or everything is ready for ever."""
 
 
@@ -36,7 +36,7 @@ class VirtualLoop(asyncio.BaseEventLoop):
     def select(self, timeout: float | None) -> list[Any]:
         """What a selector would do, for the loop is its own."""
         if timeout is None:
-            raise Deadlock(f"nothing is ready and no timer is set at {self._now:.3f} s")
+            raise DeadlockError(f"nothing is ready and no timer is set at {self._now:.3f} s")
         if timeout > 0:
             self._turns = 0
             self.on_idle()
@@ -44,7 +44,7 @@ class VirtualLoop(asyncio.BaseEventLoop):
             return []
         self._turns += 1
         if self._turns > MAX_TURNS:
-            raise Deadlock(f"{MAX_TURNS} turns at {self._now:.3f} s: something spins without ever waiting")
+            raise DeadlockError(f"{MAX_TURNS} turns at {self._now:.3f} s: something spins without ever waiting")
         return []
 
     def _process_events(self, event_list: list[Any]) -> None:

@@ -86,7 +86,7 @@ def run(seed: int, *, with_trace: bool = False) -> Result:
         problems = world.problems
     except BaseExceptionGroup as group:
         problems = [*world.problems, f"the engine ended: {_innermost(group)!r}"]
-    except Exception as error:  # what breaks the world is a finding like any other
+    except Exception as error:  # noqa: BLE001 - what breaks the world is a finding like any other
         problems = [*world.problems, f"{type(error).__name__}: {error}"]
     finally:
         for context in loop.problems:
@@ -167,9 +167,9 @@ class World:
                     await anyio.sleep(max(0.0, self.plan.faults.until_s - self.loop.time()))
                     await anyio.sleep(self.dice.uniform(400.0, 500.0, "afterwards"))
                 if self.loop.time() >= LIMIT_S:
-                    self.problems += oracle.unfinished(self)
+                    self.problems.extend(oracle.unfinished(self))
                 else:
-                    self.problems += await oracle.judge(self)
+                    self.problems.extend(await oracle.judge(self))
                 group.cancel_scope.cancel()
 
     # -- Engines -----------------------------------------------------------------------------------
@@ -273,7 +273,7 @@ class World:
 
     def _look(self, seen: ObservedObject) -> None:
         name, uid = seen.metadata.name, seen.metadata.uid
-        self.problems += oracle.check_status(seen)
+        self.problems.extend(oracle.check_status(seen))
         verdict = oracle.verdict(seen)
         told = self._final_seen.get(uid)
         if verdict is None:

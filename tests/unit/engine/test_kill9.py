@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import subprocess
 import sys
@@ -34,7 +33,7 @@ def program(folder: Path) -> Iterator[subprocess.Popen[str]]:
 
 
 def begun(folder: Path) -> int:
-    return len(os.listdir(folder / "marks"))
+    return sum(1 for _ in (folder / "marks").iterdir())
 
 
 @pytest.mark.parametrize("share", [0.0, 0.5], ids=["at once", "half way"])
