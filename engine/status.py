@@ -6,6 +6,7 @@ version of our own, so that state written by another executor is recognised and 
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Annotated, Any, Final
@@ -66,6 +67,7 @@ class _Saved(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 _SAVED_FIELDS: Final = tuple(name for name in _Saved.__struct_fields__ if name != "unsent")
+_saved_values: Final = operator.attrgetter(*_SAVED_FIELDS)
 _encoder: Final = msgspec.json.Encoder()
 _decoder: Final = msgspec.json.Decoder(_Saved)
 
@@ -77,7 +79,7 @@ def to_patch(state: TaskState, run_action: str, now: datetime, unsent: Sequence[
         run_action: ``<run>/<action>``, for the observability field.
         unsent: Events that the control plane has not acknowledged; they are sent again after a restart.
     """
-    saved = {name: getattr(state, name) for name in _SAVED_FIELDS}
+    saved = dict(zip(_SAVED_FIELDS, _saved_values(state), strict=True))
     attempt_errors = tuple([readable(text, _NOTE_CHARS) for text in state.attempt_errors])
     saved |= {
         "reason": readable(state.reason, _NOTE_CHARS),

@@ -33,7 +33,7 @@ _SHARD_DIGITS: Final = "abcdefghijklmnopqrstuvwxyz0123456789"
 
 def join(prefix: str, *keys: str) -> str:
     """``keys`` below ``prefix``, each without its outer slashes; empty ones leave no trace."""
-    below = "/".join(filter(None, [key.strip("/") for key in keys]))
+    below = "/".join([inner for key in keys if (inner := key.strip("/"))])
     return f"{prefix}{below}" if prefix.endswith("/") or not below else f"{prefix}/{below}"
 
 

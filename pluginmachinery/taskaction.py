@@ -6,9 +6,10 @@ is written by merge patches of these fields alone. Bytes are base64 in JSON.
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Mapping, Sequence
 from datetime import datetime
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 
@@ -115,8 +116,15 @@ MAX_LENGTHS: Final[Mapping[str, int]] = {
 """Characters of the spec's fields (the CustomResourceDefinition of ``taskactions.flyte.org``)."""
 
 _ATTRIBUTES: Final = {field.encode_name: field.name for field in msgspec.structs.fields(TaskActionSpec)}
-_REQUIRED: Final = ("runName", "project", "domain", "actionName")
-_REQUIRED_OF_TASKS: Final = (*_REQUIRED, "taskType", "taskTemplate", "inputUri", "runOutputBase")
+
+
+def _with_values(*fields: str) -> tuple[Sequence[str], operator.attrgetter[tuple[Any, ...]]]:
+    return fields, operator.attrgetter(*[_ATTRIBUTES[field] for field in fields])
+
+
+_REQUIRED: Final = _with_values("runName", "project", "domain", "actionName")
+_REQUIRED_OF_TASKS: Final = _with_values(*_REQUIRED[0], "taskType", "taskTemplate", "inputUri", "runOutputBase")
+_limited_values: Final = _with_values(*MAX_LENGTHS)[1]
 
 
 def validate(action: TaskAction) -> None:
@@ -129,16 +137,18 @@ def validate(action: TaskAction) -> None:
     spec = action.spec
     if spec.action_type not in ("", TASK, CONDITION):
         raise PermanentError(INVALID_SPEC, f"spec.actionType: {spec.action_type!r} is neither {TASK} nor {CONDITION}")
-    required = _REQUIRED if spec.action_type == CONDITION else _REQUIRED_OF_TASKS
-    if missing := [field for field in required if not getattr(spec, _ATTRIBUTES[field])]:
+    required, values_of = _REQUIRED if spec.action_type == CONDITION else _REQUIRED_OF_TASKS
+    values = values_of(spec)
+    if not all(values):
+        missing = [field for field, value in zip(required, values, strict=True) if not value]
         raise PermanentError(INVALID_SPEC, f"required spec fields are empty: [{', '.join(missing)}]")
-    lengths = {field: len(getattr(spec, _ATTRIBUTES[field]) or "") for field in MAX_LENGTHS}
-    too_long = [
-        f"spec.{field}: {lengths[field]} characters, at most {limit}"
-        for field, limit in MAX_LENGTHS.items()
-        if lengths[field] > limit
-    ]
-    if too_long:
+    lengths = [len(value or "") for value in _limited_values(spec)]
+    if any(map(operator.gt, lengths, MAX_LENGTHS.values())):
+        too_long = [
+            f"spec.{field}: {length} characters, at most {limit}"
+            for (field, limit), length in zip(MAX_LENGTHS.items(), lengths, strict=True)
+            if length > limit
+        ]
         raise PermanentError(INVALID_SPEC, f"spec fields are too long: [{'; '.join(too_long)}]")
     # It is a folder below runOutputBase: another action's outputs must be out of its reach.
     if "/" in spec.action_name or spec.action_name in (".", ".."):

@@ -8,7 +8,8 @@ import msgspec
 
 _decode_members: Final = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 _encode: Final = msgspec.json.Encoder().encode
-_NULL: Final = msgspec.Raw(b"null")
+_BRACE: Final = ord("{")
+_N: Final = ord("n")
 
 
 def merge(target: bytes | msgspec.Raw, patch: bytes | msgspec.Raw) -> bytes | None:
@@ -20,11 +21,12 @@ def merge(target: bytes | msgspec.Raw, patch: bytes | msgspec.Raw) -> bytes | No
     changed = False
     for name, value in _decode_members(patch).items():
         old = members.get(name)
-        if value == _NULL:
+        begin = memoryview(value)[0]
+        if begin == _N:  # of null: no other JSON text begins so
             if old is None:
                 continue
             del members[name]
-        elif is_object(value):
+        elif begin == _BRACE:
             merged = merge(old, value) if old is not None and is_object(old) else _without_nulls(bytes(value))
             if merged is None:
                 continue
@@ -38,7 +40,7 @@ def merge(target: bytes | msgspec.Raw, patch: bytes | msgspec.Raw) -> bytes | No
 
 
 def is_object(text: bytes | msgspec.Raw) -> bool:
-    return memoryview(text)[0] == 0x7B  # "{"
+    return memoryview(text)[0] == _BRACE
 
 
 def _without_nulls(text: bytes) -> bytes:

@@ -41,19 +41,24 @@ def phase_info(answer: object, plugin_id: str) -> PhaseInfo:
     if not isinstance(answer.phase, Phase):
         raise _wrong(plugin_id, f"phase: {answer.phase!r} is not a Phase")
     try:  # Structs check nothing when they are made
-        legible = msgspec.structs.replace(answer, reason=readable(answer.reason), error=readable_error(answer.error))
-        info = _decode(_encode(legible))
-    except (AttributeError, TypeError, ValueError, RecursionError, msgspec.MsgspecError) as error:
-        raise _wrong(plugin_id, str(error)) from error
+        reason, error = readable(answer.reason), readable_error(answer.error)
+        if reason is not answer.reason or error is not None:
+            answer = msgspec.structs.replace(answer, reason=reason, error=error)
+        info = _decode(_encode(answer))
+    except (AttributeError, TypeError, ValueError, RecursionError, msgspec.MsgspecError) as problem:
+        raise _wrong(plugin_id, str(problem)) from problem
     if not 0 <= info.version <= _MAX_VERSION:
         raise _wrong(plugin_id, f"version: {info.version} is not between 0 and {_MAX_VERSION}")
-    times: dict[str, datetime | None] = {"recheck_at": info.recheck_at}
+    _check_zone(plugin_id, "recheck_at", info.recheck_at)
     if info.info is not None:
-        times |= {"info.occurred_at": info.info.occurred_at, "info.reported_at": info.info.reported_at}
-    for field, time in times.items():
-        if time is not None and time.tzinfo is None:
-            raise _wrong(plugin_id, f"{field}: {time} has no time zone")
+        _check_zone(plugin_id, "info.occurred_at", info.info.occurred_at)
+        _check_zone(plugin_id, "info.reported_at", info.info.reported_at)
     return info
+
+
+def _check_zone(plugin_id: str, field: str, time: datetime | None) -> None:
+    if time is not None and time.tzinfo is None:
+        raise _wrong(plugin_id, f"{field}: {time} has no time zone")
 
 
 def _wrong(plugin_id: str, problem: str) -> TaskError:

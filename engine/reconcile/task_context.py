@@ -60,11 +60,18 @@ _NO_QUOTAS: Final = GrantEverything()
 class TaskValues:
     """What follows from a TaskAction and the attempt alone; shared by rounds of the same attempt."""
 
+    # Not cached_property: before Python 3.12 it takes a lock for every first access.
+    __slots__ = ("_metadata", "_object_name", "_paths", "_ports", "_template", "action", "attempt", "template_bytes")
+
     def __init__(self, action: TaskAction, attempt: int, ports: Ports) -> None:
         self.action: Final = action
         self.attempt: Final = attempt
+        self.template_bytes: Final = action.spec.task_template or b""
         self._ports: Final = ports
         self._object_name = ""
+        self._template: tasks_pb2.TaskTemplate | None = None
+        self._metadata: TaskExecutionMetadata | None = None
+        self._paths: IOPaths | None = None
 
     def object_name(self, properties: Properties) -> str:
         """Of the attempt's object; ``properties`` are those of the one plugin that runs it."""
@@ -72,22 +79,19 @@ class TaskValues:
         return self._object_name
 
     @property
-    def template_bytes(self) -> bytes:
-        return self.action.spec.task_template or b""
-
-    @cached_property
     def template(self) -> tasks_pb2.TaskTemplate:
-        return parse_template(self.template_bytes)
+        if self._template is None:
+            self._template = parse_template(self.template_bytes)
+        return self._template
 
-    @cached_property
+    @property
     def metadata(self) -> TaskExecutionMetadata:
-        return metadata.task_metadata(
-            self.action,
-            self.template,
-            attempt=self.attempt,
-            default_service_account=self._ports.default_service_account,
-            facts=self._facts(),
-        )
+        if self._metadata is None:
+            account = self._ports.default_service_account
+            self._metadata = metadata.task_metadata(
+                self.action, None, attempt=self.attempt, default_service_account=account, facts=self._facts()
+            )
+        return self._metadata
 
     def _facts(self) -> TemplateFacts:
         known, serialised = self._ports.known_facts, self.template_bytes
@@ -100,9 +104,11 @@ class TaskValues:
                 known[serialised] = facts
         return facts
 
-    @cached_property
+    @property
     def paths(self) -> IOPaths:
-        return iopaths.attempt_paths(self.action, self.attempt)
+        if self._paths is None:
+            self._paths = iopaths.attempt_paths(self.action, self.attempt)
+        return self._paths
 
 
 class RoundContext:
