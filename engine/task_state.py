@@ -356,8 +356,8 @@ class Report(msgspec.Struct, frozen=True):
     """Command: tell the control plane. At least once, keyed by (attempt, phase, version).
 
     Attributes:
+        error: Why the attempt failed; why the task failed when ``outcome`` is set.
         outcome: Set on the one report that is final.
-        cleanup: ``error`` ends the attempt, not the task.
     """
 
     attempt: int

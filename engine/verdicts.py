@@ -23,7 +23,7 @@ from propfan.engine.task_state import (
     TimeLimit,
     seconds,
 )
-from propfan.pluginmachinery.errors import NON_RETRYABLE_CODES
+from propfan.pluginmachinery.errors import ENGINE_STOPPED, NON_RETRYABLE_CODES
 from propfan.pluginmachinery.phases import ErrorKind, ExecutionError, Phase, TaskInfo
 from propfan.pluginmachinery.taskaction import Condition, PhaseHistoryEntry
 
@@ -139,10 +139,13 @@ def attempt_failed(state: TaskState, error: ExecutionError, now: datetime, info:
 def system_failure(
     state: TaskState, code: str, message: str, now: datetime, *, relaunch: bool, info: TaskInfo | None = None
 ) -> Step:
-    """The system's failure: spends one of the engine's retries; ``relaunch`` replaces the object."""
+    """The system's failure: spends one of the engine's retries; ``relaunch`` replaces the object.
+
+    What the engine stopped because it was leaving spends none.
+    """
     if code in NON_RETRYABLE_CODES:
         return fail(state, ExecutionError(code, message, ErrorKind.USER), now, info)
-    spent = state.system_failures + 1
+    spent = state.system_failures + (code != ENGINE_STOPPED)
     text = f"[{code}] {message}" if code else message
     if spent > state.limits.max_system_failures:
         whole = f'plugin "{state.plugin_id}" failed with system error {spent} times: {text}'

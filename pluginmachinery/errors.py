@@ -32,6 +32,10 @@ METADATA_TOO_LARGE: Final = "MetadataTooLarge"
 CORRUPTED_PLUGIN_STATE: Final = "CorruptedPluginState"
 RUNTIME_FAILURE: Final = "RuntimeFailure"
 
+ENGINE_STOPPED: Final = "EngineStopped"
+"""Reason of a pod, and code of a failure, when the engine stopped the processes itself because it
+was leaving: the attempt is launched again, and nobody is charged."""
+
 NON_RETRYABLE_CODES: Final = frozenset({BAD_TASK_SPECIFICATION, METADATA_TOO_LARGE})
 """An error with one of these anywhere in its chain fails the task at once, as the user's."""
 

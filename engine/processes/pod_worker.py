@@ -21,13 +21,13 @@ from propfan.engine.processes.pods import Container, Pod
 from propfan.engine.processes.process import ContainerProcess, Exit, Launch, LaunchError, Nursery, find, unrecorded
 from propfan.engine.processes.refusals import CREATE_CONTAINER_ERROR, RefusedError, refusal_of
 from propfan.engine.processes.statuses import ContainerStatus, PodStatus, State, Terminated, Verdict, Waiting
-from propfan.pluginmachinery.errors import ApiError, ConflictError, NotFoundError
+from propfan.pluginmachinery.errors import ENGINE_STOPPED, ApiError, ConflictError, NotFoundError
 
 logger = structlog.get_logger(__name__)
 
 DEADLINE_EXCEEDED = Verdict("DeadlineExceeded", "Pod was active on the node longer than the specified deadline")
-NODE_SHUTDOWN = Verdict("Terminated", "Pod was terminated in response to imminent node shutdown.")
-"""As a kubelet says it when its node is shut down; the phase mapping blames the system, not the task."""
+ENGINE_LEFT = Verdict(ENGINE_STOPPED, "The engine stopped its processes because it was leaving.")
+"""What a kubelet says when its node is shut down, with a reason of our own: nobody is to be charged."""
 
 
 CREATE_RETRY_S: Final = 1.0
@@ -124,7 +124,7 @@ class PodWorker:
 
     def shut_down(self, grace_s: float) -> None:
         """The node goes down."""
-        self._verdict = self._verdict or NODE_SHUTDOWN
+        self._verdict = self._verdict or ENGINE_LEFT
         self._stop(min(grace_s, self._pod.spec.grace_period_s))
 
     def _stop(self, grace_s: float) -> None:

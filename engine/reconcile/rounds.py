@@ -20,6 +20,7 @@ from propfan.engine.reconcile.kubernetes_runner import KubernetesRunner
 from propfan.engine.reconcile.live_task import LiveTask, TaskKey, decode
 from propfan.engine.reconcile.task_context import Ports, RoundContext, TaskValues
 from propfan.engine.task_cache import CacheAnswer, TaskCache
+from propfan.engine.task_events import readable
 from propfan.engine.task_state import (
     AbortRequested,
     Admitted,
@@ -56,7 +57,6 @@ from propfan.pluginmachinery.errors import (
     TaskError,
     ThrottledError,
     TransientError,
-    UnavailableError,
     code_of,
 )
 from propfan.pluginmachinery.phases import Phase
@@ -143,23 +143,11 @@ class Rounds:
         """The goal's result; whatever a plugin or a port does wrong becomes an event of this task alone."""
         try:
             return await self._goals(live, now)
-        except (StorageError, ThrottledError, UnavailableError) as error:
-            return Delayed(str(error), getattr(error, "retry_after_s", 0.0))
-        except TransientError as error:
-            return Delayed(str(error), error.retry_after_s)
-        except ConflictError as error:
-            return Delayed(str(error), 0.05)
-        except TaskError as error:
-            return Faulted(code_of(error), error.message, is_permanent=isinstance(error, PermanentError))
-        except ApiError as error:
-            if error.status >= 500:  # the cluster's trouble, not the task's
-                return Delayed(str(error), error.retry_after_s)
-            return Faulted(error.reason, str(error))
         except PropfanError as error:
-            return Faulted(type(error).__name__, str(error))
+            return _event_of(error)
         except Exception as error:  # a plugin may raise anything; the loop and the other tasks go on
             logger.exception("round failed", task=str(live.key), goal=machine.goal(live.state).value)
-            return Faulted(type(error).__name__, f"{type(error).__name__}: {error}")
+            return Faulted(type(error).__name__, readable(f"{type(error).__name__}: {error}"))
 
     async def _goals(self, live: LiveTask, now: datetime) -> Event | None:
         match machine.goal(live.state):
@@ -185,10 +173,9 @@ class Rounds:
 
     def overdue(self, live: LiveTask) -> Event:
         """The event of a turn that had to be cancelled."""
-        what = machine.goal(live.state).value
-        if live.state.stage.is_over or live.state.stage is Stage.PAUSED:
-            return Delayed(f"{what}: no answer within {self._config.plugin_timeout_s:g} s")
-        return Faulted("PluginTimeout", f"{what}: no answer within {self._config.plugin_timeout_s:g} s")
+        goal = machine.goal(live.state)
+        text = f"{goal.value}: no answer within {self._config.plugin_timeout_s:g} s"
+        return Faulted("PluginTimeout", text) if goal in (Goal.LAUNCH, Goal.OBSERVE) else Delayed(text)
 
     # -- Goals -------------------------------------------------------------------------------------
 
@@ -389,6 +376,25 @@ def parse_condition(spec: TaskActionSpec) -> run_definition_pb2.ConditionAction:
         return run_definition_pb2.ConditionAction.FromString(spec.condition_spec)
     except ProtobufDecodeError as error:
         raise TaskError("InvalidSpec", f"spec.conditionSpec is not a workflow.ConditionAction: {error}") from error
+
+
+def _event_of(error: PropfanError) -> Event:
+    """Trouble outside delays a task; what is wrong with the task or its plugin is a fault."""
+    text = readable(str(error))
+    match error:
+        case ConflictError():
+            return Delayed(text, 0.05)
+        case StorageError():
+            return Delayed(text)
+        case TransientError():
+            return Delayed(text, error.retry_after_s)
+        case TaskError():
+            return Faulted(code_of(error), readable(error.message), is_permanent=isinstance(error, PermanentError))
+        case ApiError() if isinstance(error, ThrottledError) or error.status >= 500:
+            return Delayed(text, error.retry_after_s)
+        case ApiError():
+            return Faulted(error.reason, text)
+    return Faulted(type(error).__name__, text)
 
 
 def _is_an_end(event: Event | None) -> bool:

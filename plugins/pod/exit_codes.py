@@ -11,6 +11,7 @@ from typing import Final
 
 import msgspec
 
+from propfan.pluginmachinery.errors import ENGINE_STOPPED
 from propfan.pluginmachinery.phases import ErrorKind, ExecutionError, Phase, PhaseInfo
 from propfan.pluginmachinery.podphase import ObservedPod
 
@@ -21,10 +22,16 @@ _INTERRUPTED: Final = "Interrupted"
 
 
 def charge(info: PhaseInfo, pod: ObservedPod) -> PhaseInfo:
-    """The verdict, charged to the user when a program's own exit code is all there is to it."""
+    """The verdict, charged to the user when a program's own exit code is all there is to it.
+
+    One that the engine brought about by leaving says so and is charged to nobody.
+    """
     error, status = info.error, pod.status
     if info.phase is not Phase.RETRYABLE_FAILURE or error is None or status is None:
         return info
+    if status.reason == ENGINE_STOPPED:
+        stopped = ExecutionError(ENGINE_STOPPED, status.message, ErrorKind.SYSTEM)
+        return msgspec.structs.replace(info, error=stopped)
     if error.kind is not ErrorKind.SYSTEM or error.code != _INTERRUPTED or status.reason:
         return info
     statuses = (*(status.init_container_statuses or ()), *(status.container_statuses or ()))

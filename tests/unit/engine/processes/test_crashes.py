@@ -276,7 +276,7 @@ async def test_stopping_ends_all_pods_as_a_node_shutdown(tmp_path: Path) -> None
             await until(cluster, "p", is_running)
             record = record_of(tmp_path / "processes", uid_of(tmp_path))
         found = json.loads((await cluster.get(POD, NAMESPACE, "p")).raw)
-    assert (found["status"]["phase"], found["status"]["reason"]) == ("Failed", "Terminated")
+    assert (found["status"]["phase"], found["status"]["reason"]) == ("Failed", "EngineStopped")
     assert condition(found, "Ready")["reason"] == "PodFailed"
     assert not start_ticks(record.supervisor_pid)
     assert not start_ticks(record.pid)
@@ -291,7 +291,7 @@ async def test_a_cancelled_runtime_stops_all_pods(tmp_path: Path) -> None:
                 record = record_of(tmp_path / "processes", uid_of(tmp_path))
                 scope.cancel()
                 await anyio.sleep_forever()
-        assert json.loads((await cluster.get(POD, NAMESPACE, "p")).raw)["status"]["reason"] == "Terminated"
+        assert json.loads((await cluster.get(POD, NAMESPACE, "p")).raw)["status"]["reason"] == "EngineStopped"
     assert not start_ticks(record.pid)
 
 

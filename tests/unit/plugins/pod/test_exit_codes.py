@@ -8,6 +8,7 @@ import msgspec
 import pytest
 
 from propfan.pluginmachinery import podphase
+from propfan.pluginmachinery.errors import ENGINE_STOPPED
 from propfan.pluginmachinery.phases import ErrorKind, Phase, PhaseInfo, retryable_failure, system_retryable_failure
 from propfan.plugins.pod import exit_codes
 
@@ -49,3 +50,8 @@ def test_a_reason_of_kubernetes_stands() -> None:
 def test_other_verdicts_stand() -> None:
     oom = retryable_failure("OOMKilled", "out of memory", NOW)
     assert exit_codes.charge(oom, pod(1)) is oom
+
+
+def test_what_the_engine_stopped_says_so() -> None:
+    info = exit_codes.charge(INTERRUPTED, pod(143, reason=ENGINE_STOPPED))
+    assert charged_to(info) == (Phase.RETRYABLE_FAILURE, ErrorKind.SYSTEM, ENGINE_STOPPED)
