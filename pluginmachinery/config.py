@@ -91,7 +91,8 @@ def _api(name: str) -> msgspec.Meta:
     return msgspec.Meta(extra={"api": name})
 
 
-_QUANTITY: Final = msgspec.Meta(extra={"quantity": True})
+QUANTITY: Final = msgspec.Meta(extra={"quantity": True})
+"""Marks a text that is a Kubernetes quantity; YAML's numbers are taken for it too."""
 
 ApiObject = Mapping[str, Any]
 """A Kubernetes object in written form."""
@@ -250,8 +251,8 @@ class K8sConfig(msgspec.Struct, frozen=True, rename="kebab"):
     default_env_vars_from_env: Mapping[str, str] = {}
     default_env_from_configmaps: Sequence[str] = ()
     default_env_from_secrets: Sequence[str] = ()
-    default_cpus: Annotated[str, _QUANTITY] = "1000m"
-    default_memory: Annotated[str, _QUANTITY] = "1024Mi"
+    default_cpus: Annotated[str, QUANTITY] = "1000m"
+    default_memory: Annotated[str, QUANTITY] = "1024Mi"
     default_tolerations: Tolerations = ()
     default_node_selector: Mapping[str, str] = {}
     default_affinity: Annotated[ApiObject, _api("Affinity")] | None = None

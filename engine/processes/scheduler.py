@@ -6,12 +6,13 @@ import os
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Final
+from typing import Annotated, Final
 
 import msgspec
 
 from propfan._speedups import quantities
 from propfan.engine.processes.pods import Pod
+from propfan.pluginmachinery.config import QUANTITY
 from propfan.pluginmachinery.errors import ConfigError
 
 CPU: Final = "cpu"
@@ -35,10 +36,10 @@ class Capacity(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         resources: Others by name, e.g. ``{"nvidia.com/gpu": "1"}``; what is not named is not there.
     """
 
-    cpu: str | None = None
-    memory: str | None = None
+    cpu: Annotated[str, QUANTITY] | None = None
+    memory: Annotated[str, QUANTITY] | None = None
     pods: int = DEFAULT_PODS
-    resources: Mapping[str, str] = {}
+    resources: Mapping[str, Annotated[str, QUANTITY]] = {}
 
     def in_nanos(self, data_dir: Path) -> Requests:
         """All of it.
