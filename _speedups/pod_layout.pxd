@@ -51,12 +51,12 @@ cdef extern from *:
         cdef object conditions, container_statuses, ephemeral_container_statuses, init_container_statuses
         cdef object message, phase, reason, start_time
 
-cpdef dict annotations(Annotations part)
-cpdef dict metadata(Metadata part)
-cpdef dict waiting(Waiting part)
-cpdef dict running(Running part)
-cpdef dict terminated(Terminated part)
-cpdef dict state(State part)
-cpdef dict container_status(ContainerStatus part)
-cpdef dict condition(Condition part)
-cpdef dict status(Status part)
+cpdef dict of_annotations(Annotations part)
+cpdef dict of_metadata(Metadata part)
+cpdef dict of_waiting(Waiting part)
+cpdef dict of_running(Running part)
+cpdef dict of_terminated(Terminated part)
+cpdef dict of_state(State part)
+cpdef dict of_container_status(ContainerStatus part)
+cpdef dict of_condition(Condition part)
+cpdef dict of_status(Status part)

@@ -30,11 +30,11 @@ def check() -> None:
             )
 
 
-def annotations(part: pods.Annotations) -> dict[str, Any]:
+def of_annotations(part: pods.Annotations) -> dict[str, Any]:
     return {"default_container": part.default_container, "primary_container_name": part.primary_container_name}
 
 
-def metadata(part: pods.Metadata) -> dict[str, Any]:
+def of_metadata(part: pods.Metadata) -> dict[str, Any]:
     return {
         "annotations": part.annotations,
         "creation_timestamp": part.creation_timestamp,
@@ -45,15 +45,15 @@ def metadata(part: pods.Metadata) -> dict[str, Any]:
     }
 
 
-def waiting(part: pods.Waiting) -> dict[str, Any]:
+def of_waiting(part: pods.Waiting) -> dict[str, Any]:
     return {"message": part.message, "reason": part.reason}
 
 
-def running(part: pods.Running) -> dict[str, Any]:
+def of_running(part: pods.Running) -> dict[str, Any]:
     return {"started_at": part.started_at}
 
 
-def terminated(part: pods.Terminated) -> dict[str, Any]:
+def of_terminated(part: pods.Terminated) -> dict[str, Any]:
     return {
         "exit_code": part.exit_code,
         "finished_at": part.finished_at,
@@ -63,11 +63,11 @@ def terminated(part: pods.Terminated) -> dict[str, Any]:
     }
 
 
-def state(part: pods.State) -> dict[str, Any]:
+def of_state(part: pods.State) -> dict[str, Any]:
     return {"running": part.running, "terminated": part.terminated, "waiting": part.waiting}
 
 
-def container_status(part: pods.ContainerStatus) -> dict[str, Any]:
+def of_container_status(part: pods.ContainerStatus) -> dict[str, Any]:
     return {
         "container_id": part.container_id,
         "last_state": part.last_state,
@@ -77,7 +77,7 @@ def container_status(part: pods.ContainerStatus) -> dict[str, Any]:
     }
 
 
-def condition(part: pods.Condition) -> dict[str, Any]:
+def of_condition(part: pods.Condition) -> dict[str, Any]:
     return {
         "last_transition_time": part.last_transition_time,
         "message": part.message,
@@ -87,7 +87,7 @@ def condition(part: pods.Condition) -> dict[str, Any]:
     }
 
 
-def status(part: pods.Status) -> dict[str, Any]:
+def of_status(part: pods.Status) -> dict[str, Any]:
     return {
         "conditions": part.conditions,
         "container_statuses": part.container_statuses,
@@ -101,13 +101,13 @@ def status(part: pods.Status) -> dict[str, Any]:
 
 
 _READ: Final[Mapping[type[msgspec.Struct], Callable[[Any], dict[str, Any]]]] = {
-    pods.Annotations: annotations,
-    pods.Metadata: metadata,
-    pods.Waiting: waiting,
-    pods.Running: running,
-    pods.Terminated: terminated,
-    pods.State: state,
-    pods.ContainerStatus: container_status,
-    pods.Condition: condition,
-    pods.Status: status,
+    pods.Annotations: of_annotations,
+    pods.Metadata: of_metadata,
+    pods.Waiting: of_waiting,
+    pods.Running: of_running,
+    pods.Terminated: of_terminated,
+    pods.State: of_state,
+    pods.ContainerStatus: of_container_status,
+    pods.Condition: of_condition,
+    pods.Status: of_status,
 }
