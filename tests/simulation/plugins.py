@@ -167,7 +167,7 @@ class CorePlugin:
         result: Any = await self._moods.act(f"ask for {name}", lambda: service.look(name))
         if result is None or isinstance(result, Result):
             return Transition(_verdict(result, name, ctx.now))
-        return Transition(result) if isinstance(result, PhaseInfo) else result  # type: ignore[no-any-return]
+        return Transition(result) if isinstance(result, PhaseInfo) else result
 
     async def abort(self, ctx: CoreContext) -> None:
         name = ctx.metadata.task_execution_id.generated_name
