@@ -309,8 +309,8 @@ class Engine:
     def _waiting_for(self, live: LiveTask) -> str:
         state = live.state
         why = state.waiting_for or (state.reason if state.phase is not Phase.RUNNING else "")
-        if self._reconciler.sink_is_down and live.unsent:
-            return f"the event sink does not answer; {why}".rstrip("; ")
+        if (problem := self._reconciler.sink_problem) and live.unsent:
+            return f"events can not be recorded ({problem}); {why}".rstrip("; ")
         return why
 
     @asynccontextmanager

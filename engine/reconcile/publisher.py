@@ -44,6 +44,9 @@ class Publisher:
     Args:
         on_written: Called after each successful status write.
         on_vanished: Called when a TaskAction turns out to be gone.
+
+    Attributes:
+        sink_problem: Why events can not be delivered at the moment; empty when they can.
     """
 
     def __init__(
@@ -69,7 +72,7 @@ class Publisher:
         self._to_write: Final[deque[LiveTask]] = deque()
         self._send_more: Final = Signal()
         self._write_more: Final = Signal()
-        self.sink_is_down = False
+        self.sink_problem = ""
 
     async def run(self) -> None:
         """Works until cancelled; then everything unsent is in the status of its task, or will be made anew."""
@@ -112,7 +115,7 @@ class Publisher:
         """A final verdict waits for its events; everything else does only while the sink answers."""
         if not live.unsent:
             return True
-        return self.sink_is_down and live.state.outcome is None
+        return self.sink_problem != "" and live.state.outcome is None
 
     def _start_write(self, live: LiveTask) -> None:
         if not live.is_writing and not live.is_durable and not live.is_dropped:
@@ -150,15 +153,15 @@ class Publisher:
             try:
                 with anyio.fail_after(self._config.sink_timeout_s):
                     await self._sink.record(batch)
-                if self.sink_is_down:
+                if self.sink_problem:
                     logger.info("event sink answers again")
-                self.sink_is_down = False
+                self.sink_problem = ""
                 return
             except Exception as error:  # whatever a sink raises, its events must not be lost
                 tries += 1
-                if not self.sink_is_down:
+                if not self.sink_problem:
                     logger.warning("event sink failed", error=f"{type(error).__name__}: {error}", events=len(batch))
-                self.sink_is_down = True
+                self.sink_problem = error.problem if isinstance(error, ApiError) else f"{type(error).__name__}: {error}"
                 for live in (*lives, *self._to_send):
                     if self._may_write(live):
                         self._start_write(live)

@@ -119,8 +119,9 @@ class Reconciler:
         return self._live
 
     @property
-    def sink_is_down(self) -> bool:
-        return self._publisher.sink_is_down
+    def sink_problem(self) -> str:
+        """Why events can not be delivered at the moment; empty when they can."""
+        return self._publisher.sink_problem
 
     async def idle(self) -> None:
         """Returns once there is no live task."""

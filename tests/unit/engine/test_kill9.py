@@ -1,58 +1,40 @@
-"""A program that is killed in the middle of its tasks goes on with them when it is started again."""
+"""``kill -9`` of the real ``propfan run``, in the middle of its work."""
 
 from __future__ import annotations
 
-import signal
-import subprocess
-import sys
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections import Counter
 from pathlib import Path
 
 import pytest
 
-PROGRAM = Path(__file__).with_name("kill9_program.py")
+from tests.unit.engine.cli.command import lines_of, propfan, running, task_file
+
 TASKS = 300
-LIMIT_S = 120.0
 
 
-@contextmanager
-def program(folder: Path) -> Iterator[subprocess.Popen[str]]:
-    marks = folder / "marks"
-    marks.mkdir(exist_ok=True)
-    command = [sys.executable, str(PROGRAM), str(folder / "data"), str(marks), str(TASKS)]
-    with (
-        (folder / "log").open("a") as log,
-        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True) as running,
-    ):
-        try:
-            yield running
-        finally:
-            running.kill()
+@pytest.mark.parametrize("ends", [(60,), (20, 120)], ids=["once", "twice"])
+def test_a_killed_run_goes_on_and_no_attempt_runs_twice(tmp_path: Path, ends: tuple[int, ...]) -> None:
+    """Killed when that many tasks have ended, each time; every process writes down its attempt."""
+    ran = tmp_path / "ran"
+    ran.mkdir()
+    script = f"sleep 0.1; echo $FLYTE_ATTEMPT_NUMBER >> {ran}/$ACTION_NAME; [ $FLYTE_ATTEMPT_NUMBER = 1 ] || [ ${{ACTION_NAME%7}} = $ACTION_NAME ]"
+    task = task_file(tmp_path, script, retries=1)
+    for known, enough in zip((0, *ends), ends, strict=False):
+        files = () if known else (task, "-n", TASKS, "--run-name", "mine")
+        with running("run", *files, "--json", cwd=tmp_path) as command:
+            command.wait_for(lambda out, _, least=enough - known: len(out) >= least)  # type: ignore[misc]
+            command.process.kill()
+            assert command.end() == -9
 
+    last = propfan("run", "--json", cwd=tmp_path)
 
-def begun(folder: Path) -> int:
-    return sum(1 for _ in (folder / "marks").iterdir())
-
-
-@pytest.mark.parametrize("share", [0.0, 0.5], ids=["at once", "half way"])
-def test_no_task_is_lost_and_none_runs_twice_in_one_attempt(tmp_path: Path, share: float) -> None:
-    with program(tmp_path) as running:
-        assert running.stdout is not None
-        deadline = time.monotonic() + LIMIT_S
-        while begun(tmp_path) <= share * TASKS:
-            assert time.monotonic() < deadline, (tmp_path / "log").read_text()
-            time.sleep(0.005)
-        running.send_signal(signal.SIGKILL)
-    assert begun(tmp_path) < TASKS, "it was over before it was killed: the test says nothing"
-
-    with program(tmp_path) as running:
-        out, _ = running.communicate(timeout=LIMIT_S)
-    lines = out.splitlines()
-    assert lines[-1:] == ["over"], (tmp_path / "log").read_text()
-    expected = {f"r{index}-a0 Completed {2 if index % 5 == 0 else 1}" for index in range(TASKS)}
-    assert set(lines[1:-1]) == expected
-    for index in range(TASKS):
-        attempts = (tmp_path / "marks" / str(index)).read_text().split()
-        assert attempts == (["0", "1"] if index % 5 == 0 else ["0"]), f"task {index} ran in attempts {attempts}"
+    assert last.returncode == 0, last.stderr
+    tasks = lines_of(propfan("get", "--json", cwd=tmp_path).stdout)
+    assert len(tasks) == TASKS
+    assert Counter(task["outcome"] for task in tasks) == {"Completed": TASKS}
+    begun = {file.name: file.read_text().split() for file in ran.iterdir()}
+    assert set(begun) == {f"a{number}" for number in range(TASKS)}
+    for task in tasks:
+        attempts = [str(number) for number in range(task["attempts"])]
+        assert begun[task["action_name"]] == attempts, task["key"]
+        assert task["attempts"] == (2 if task["action_name"].endswith("7") else 1)
