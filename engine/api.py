@@ -216,7 +216,8 @@ class Engine:
             there = decode(await self.cluster.get(TASK_ACTION, *key))
         except NotFoundError:
             return False
-        if there.spec.task_template != action.spec.task_template:
+        wanted = action.spec
+        if (there.spec.task_template, there.spec.condition_spec) != (wanted.task_template, wanted.condition_spec):
             problem = "was submitted with another task template: choose another run or action name"
             raise AlreadyExistsError(f"task {key}", problem)
         return True
@@ -233,7 +234,11 @@ class Engine:
         """
         while True:
             waiter = self._waiters.setdefault(key, anyio.Event())
-            status = await self.get(key)
+            try:
+                status = await self.get(key)
+            except NotFoundError:
+                self._waiters.pop(key, waiter).set()
+                raise
             if status.outcome is not None:
                 if self._waiters.pop(key, None) is waiter:
                     waiter.set()  # for others, who read the status before it was final
