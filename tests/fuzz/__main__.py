@@ -46,8 +46,11 @@ def main() -> int:
 
 
 def with_hypothesis(name: str, target: Target, seconds: int) -> None:
-    """Raises what the target raises, with the smallest input that does."""
-    executions = 0
+    """Raises what the target raises, with the smallest input that does. What Atheris kept comes first."""
+    kept = sorted((KEPT / name).glob("*"))
+    for path in kept:
+        target.fuzz(path.read_bytes())
+    executions = len(kept)
 
     @settings(max_examples=BATCH, deadline=None, database=None, suppress_health_check=list(HealthCheck))
     @given(target.inputs())
@@ -59,7 +62,10 @@ def with_hypothesis(name: str, target: Target, seconds: int) -> None:
     begin = time.monotonic()
     while time.monotonic() - begin < seconds:
         batch()
-    print(f"{name}: {executions} executions in {time.monotonic() - begin:.0f} s, no finding", flush=True)
+    print(
+        f"{name}: {executions} executions in {time.monotonic() - begin:.0f} s, {len(kept)} kept before, no finding",
+        flush=True,
+    )
 
 
 def with_atheris(name: str, target: Target, seconds: int) -> None:

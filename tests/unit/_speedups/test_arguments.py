@@ -1,7 +1,12 @@
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parents[3]
+CHECKS = re.compile(r"(boundscheck|cdivision|initializedcheck|nonecheck|overflowcheck|wraparound)\b")
 
 CALLS = """
 import inspect, itertools, random
@@ -49,3 +54,11 @@ print("done")
 def test_arguments_of_any_type_raise_and_never_crash() -> None:
     done = subprocess.run([sys.executable, "-c", CALLS], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (0, "done\n"), done.stderr
+
+
+def test_all_modules_are_compiled_with_every_check() -> None:
+    texts = {path.name: path.read_text(encoding="utf-8") for path in (ROOT / "_speedups").glob("*.p*")}
+    assert {name for name, text in texts.items() if CHECKS.search(text)} == set()
+    directives = (ROOT / "setup.py").read_text(encoding="utf-8")
+    for directive in ('"boundscheck": True', '"cdivision": False', '"nonecheck": True', '"wraparound": True'):
+        assert directive in directives
