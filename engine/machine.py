@@ -61,6 +61,9 @@ Move = Callable[[TaskState, Any, datetime], Step]
 
 _replace = msgspec.structs.replace
 
+_FIRST_LOOK: Final = timedelta(seconds=5)
+"""An object that is silent for so long after its creation is looked at all the same: its plugin may know a limit."""
+
 
 def goal(state: TaskState) -> Goal:
     """What to get done now, also after a restart."""
@@ -184,10 +187,6 @@ def _launched(state: TaskState, event: Launched, now: datetime) -> Step:
     """The object is there: watch it."""
     state = _fresh_goal(state, Stage.ACTIVE, observed_at=now, recheck_at=now + _FIRST_LOOK)
     return advance(state, Phase.QUEUED, 0, event.reason, now)
-
-
-_FIRST_LOOK: Final = timedelta(seconds=5)
-"""An object that is silent for so long after its creation is looked at all the same: its plugin may know a limit."""
 
 
 def _refuse(state: TaskState, event: Refused, now: datetime) -> Step:
