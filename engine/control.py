@@ -28,12 +28,13 @@ from propfan.engine.embedded import EmbeddedCluster
 from propfan.engine.reconcile.live_task import TaskKey
 from propfan.engine.submission import TaskStatus
 from propfan.engine.task_state import Stage
-from propfan.pluginmachinery.errors import ConfigError, NotFoundError, PropfanError
+from propfan.pluginmachinery.errors import ConfigError, NotFoundError, PropfanError, UnavailableError
 from propfan.pluginmachinery.taskaction import ABORT_ANNOTATION
 
 logger = structlog.get_logger(__name__)
 
-_MAX_LINE_BYTES: Final = 256 * 1024 * 1024
+_MAX_REQUEST_BYTES: Final = 64 * 1024
+_MAX_REPLY_BYTES: Final = 256 * 1024 * 1024
 _SOCKET_PATH_LIMIT: Final = 100
 """``sun_path`` of a Unix socket has 108 bytes on Linux."""
 
@@ -83,9 +84,9 @@ async def serve(engine: Engine, data_dir: Path) -> AsyncIterator[None]:
         async def answer(stream: SocketStream) -> None:
             async with stream:
                 try:
-                    line = await BufferedByteReceiveStream(stream).receive_until(b"\n", 64 * 1024)
+                    line = await BufferedByteReceiveStream(stream).receive_until(b"\n", _MAX_REQUEST_BYTES)
                     await stream.send(msgspec.json.encode(await _reply(engine, line)) + b"\n")
-                except (anyio.EndOfStream, anyio.IncompleteRead, anyio.DelimiterNotFound, anyio.BrokenResourceError):
+                except (anyio.IncompleteRead, anyio.DelimiterNotFound, anyio.BrokenResourceError):
                     logger.debug("control connection broke off")
 
         tasks.start_soon(listener.serve, answer)
@@ -128,15 +129,16 @@ async def open_tasks(data_dir: Path) -> AsyncIterator[Tasks]:
         async with EmbeddedCluster.open(data_dir / DATABASE_FILE) as cluster:
             yield _Offline(cluster)
         return
-    await stream.aclose()
-    yield _Online(data_dir)
+    async with stream:
+        yield _Online(stream, socket_path(data_dir))
 
 
 class _Online:
     is_live = True
 
-    def __init__(self, data_dir: Path) -> None:
-        self._path: Final = socket_path(data_dir)
+    def __init__(self, stream: UNIXSocketStream, path: Path) -> None:
+        self._first: UNIXSocketStream | None = stream
+        self._path: Final = path
 
     async def list(self) -> Sequence[TaskStatus]:
         return (await self._ask(Request("list"))).tasks
@@ -151,10 +153,13 @@ class _Online:
         await self._ask(Request("abort", key, reason))
 
     async def _ask(self, request: Request) -> Reply:
-        stream: UNIXSocketStream
-        async with await anyio.connect_unix(self._path) as stream:
-            await stream.send(msgspec.json.encode(request) + b"\n")
-            line = await BufferedByteReceiveStream(stream).receive_until(b"\n", _MAX_LINE_BYTES)
+        stream, self._first = self._first, None
+        try:
+            async with stream or await anyio.connect_unix(self._path) as stream:
+                await stream.send(msgspec.json.encode(request) + b"\n")
+                line = await BufferedByteReceiveStream(stream).receive_until(b"\n", _MAX_REPLY_BYTES)
+        except (OSError, anyio.IncompleteRead, anyio.BrokenResourceError) as error:
+            raise UnavailableError("engine", "it stopped before it answered: try again") from error
         reply = msgspec.json.decode(line, type=Reply)
         if reply.is_not_found:
             raise NotFoundError(f"task {request.key}", "there is no such task; 'propfan get' lists those there are")

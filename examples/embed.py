@@ -1,6 +1,6 @@
 """A small program with an event loop of its own that runs tasks with an embedded engine.
 
-    python -m examples.embed
+python -m examples.embed
 """
 
 from __future__ import annotations
@@ -36,14 +36,16 @@ async def follow(engine: Engine) -> None:
 
 async def main() -> None:
     with tempfile.TemporaryDirectory() as data_dir:
-        async with Engine(EngineConfig(data_dir=Path(data_dir))) as engine:
-            following = asyncio.create_task(follow(engine))
+        async with Engine(EngineConfig(data_dir=Path(data_dir))) as engine, asyncio.TaskGroup() as group:
+            following = group.create_task(follow(engine))
             good = await engine.submit(Submission(template=shell_task("hello", "echo hello")))
             bad = await engine.submit(Submission(template=shell_task("flaky", "exit 3", retries=1)))
             for key in (good, bad):
                 status = await engine.wait(key)
                 why = f": {status.error.message.strip()}" if status.error else ""
-                print(f"{status.task_name}: {status.outcome.value if status.outcome else ''} after {status.attempts} attempts{why}")
+                print(
+                    f"{status.task_name}: {status.outcome.value if status.outcome else ''} after {status.attempts} attempts{why}"
+                )
             following.cancel()
 
 

@@ -101,12 +101,18 @@ async def test_many_submissions_of_one_task_at_once_make_one() -> None:
         (Submission(template=b"\xff\xff"), PermanentError, "not a serialised core.TaskTemplate"),
         (Submission(template=SLEEP, run_name="Upper"), ConfigError, "run_name: 'Upper-a0'"),
         (Submission(template=SLEEP, run_name="r" * 31), PermanentError, "spec.runName: 31 characters, at most 30"),
-        (Submission(template=SLEEP, action_name="a" * 31), PermanentError, "spec.actionName: 31 characters, at most 30"),
+        (
+            Submission(template=SLEEP, action_name="a" * 31),
+            PermanentError,
+            "spec.actionName: 31 characters, at most 30",
+        ),
         (Submission(template=SLEEP, action_name="a/b"), ConfigError, "run_name"),
         (Submission(template=b"x" * (1024 * 1024 + 1)), PermanentError, "the limit is 1048576"),
     ],
 )
-async def test_what_could_never_run_is_refused_and_not_created(bad: Submission, error: type[Exception], problem: str) -> None:
+async def test_what_could_never_run_is_refused_and_not_created(
+    bad: Submission, error: type[Exception], problem: str
+) -> None:
     with anyio.fail_after(20):
         async with in_memory() as engine:
             with pytest.raises(error) as caught:
@@ -280,13 +286,16 @@ class OursError(Exception):
 async def test_the_programs_own_error_comes_out_as_it_is_and_processes_are_stopped(tmp_path: Path) -> None:
     script = f"echo $$$$ > {tmp_path}/pid; echo there > {tmp_path}/ready; while :; do sleep 0.02; done"
     error = OursError("ours")
-    with anyio.fail_after(30):
-        with pytest.raises(OursError) as caught:
-            async with Engine(EngineConfig(data_dir=tmp_path / "state")) as engine:
-                key = await engine.submit(Submission(template=shell(script)))
-                while not (tmp_path / "ready").exists():
-                    await begun(engine, key)
-                raise error
+
+    async def program() -> None:
+        async with Engine(EngineConfig(data_dir=tmp_path / "state")) as engine:
+            key = await engine.submit(Submission(template=shell(script)))
+            while not (tmp_path / "ready").exists():
+                await begun(engine, key)
+            raise error
+
+    with anyio.fail_after(30), pytest.raises(OursError) as caught:
+        await program()
     assert caught.value is error
     assert not is_alive(int((tmp_path / "pid").read_text()))
 

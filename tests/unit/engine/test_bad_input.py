@@ -76,7 +76,11 @@ def serialised(image: str = "busybox") -> bytes:
         ("a.yaml", "id: {name: x}\ntype: python", "missing: container or k8s_pod"),
         ("a.yaml", GOOD + "retries: 3", "line 5: retries: no such field"),
         ("a.yaml", GOOD + "metadata: {retries: 3}", "line 5: metadata.retries: must be an object, is 3"),
-        ("a.yaml", GOOD + "metadata: {timeout: 30}", "line 5: metadata.timeout: must be a duration such as '90s', is 30"),
+        (
+            "a.yaml",
+            GOOD + "metadata: {timeout: 30}",
+            "line 5: metadata.timeout: must be a duration such as '90s', is 30",
+        ),
         ("a.yaml", GOOD + "type: container", "type: the key occurs twice"),
         ("a.txt", GOOD, "must end with one of .pb, .json, .yaml, .yml"),
     ],
@@ -90,7 +94,10 @@ def test_a_task_file_that_is_none(tmp_path: Path, name: str, content: str | byte
 
 
 def test_a_task_file_that_is_not_there_or_no_file(tmp_path: Path) -> None:
-    assert refused(tmp_path, tmp_path / "no.yaml") == f"Error: {tmp_path}/no.yaml: can not be read: No such file or directory\n"
+    assert (
+        refused(tmp_path, tmp_path / "no.yaml")
+        == f"Error: {tmp_path}/no.yaml: can not be read: No such file or directory\n"
+    )
     (tmp_path / "folder.yaml").mkdir()
     assert "is a directory" in refused(tmp_path, tmp_path / "folder.yaml")
 
@@ -131,7 +138,10 @@ def test_inputs_that_are_not_there(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "problem"),
     [
-        (["--run-name", "A_b"], "run_name: 'A_b-a0' (<run>-<action>) is no object name: lower-case letters, digits and '-' only"),
+        (
+            ["--run-name", "A_b"],
+            "run_name: 'A_b-a0' (<run>-<action>) is no object name: lower-case letters, digits and '-' only",
+        ),
         (["--run-name", "../up"], "run_name: '../up-a0' (<run>-<action>) is no object name"),
         (["--run-name", "r" * 31], "spec.runName: 31 characters, at most 30"),
         (["--capacity", "4"], "--capacity: '4' is not NAME=AMOUNT, e.g. cpu=4,memory=8Gi"),
@@ -188,7 +198,9 @@ def test_a_type_that_no_plugin_runs_is_refused_with_those_there_are(tmp_path: Pa
     odd = file_of(tmp_path, "odd.yaml", "id: {name: x}\ntype: fortran")
     ended = propfan("run", file_of(tmp_path, "good.yaml", GOOD), odd, cwd=tmp_path)
     assert (ended.returncode, ended.stdout) == (2, "")
-    assert re.fullmatch(rf"Error: {odd}: type: no plugin runs 'fortran'; there are container, .*sidecar\n", ended.stderr)
+    assert re.fullmatch(
+        rf"Error: {odd}: type: no plugin runs 'fortran'; there are container, .*sidecar\n", ended.stderr
+    )
     assert propfan("get", cwd=tmp_path).stdout.startswith("no tasks yet")
 
 

@@ -88,7 +88,8 @@ class Running:
         """Until the lines of standard output and error are as wanted; fails when the command ends before."""
         with self._changed:
             done = self._changed.wait_for(
-                lambda: is_there(self.out, self.err) or not any(reader.is_alive() for reader in self._readers), TIMEOUT_S
+                lambda: is_there(self.out, self.err) or not any(reader.is_alive() for reader in self._readers),
+                TIMEOUT_S,
             )
             assert done, f"nothing of the kind: {self.out} {self.err}"
             assert is_there(self.out, self.err), f"it ended: {self.out} {self.err}"

@@ -89,7 +89,10 @@ def test_logs_are_of_the_last_attempt_or_of_the_one_that_is_named(data_dir: Path
     assert invoke("logs", "mine-a3", "--data-dir", data_dir).stdout.splitlines()[0] == "attempt 1"
     assert invoke("logs", "mine-a3", "--attempt", 1, "--data-dir", data_dir).stdout.splitlines()[0] == "attempt 0"
     refused = invoke("logs", "mine-a3", "--attempt", 3, "--data-dir", data_dir)
-    assert (refused.exit_code, refused.stderr) == (2, "Error: --attempt: there is no 3: mine-a3 has had 2 attempts so far\n")
+    assert (refused.exit_code, refused.stderr) == (
+        2,
+        "Error: --attempt: there is no 3: mine-a3 has had 2 attempts so far\n",
+    )
 
 
 def test_logs_of_a_container_that_is_not_there_name_those_there_are(data_dir: Path, invoke: Invoke) -> None:

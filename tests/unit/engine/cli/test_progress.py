@@ -164,7 +164,14 @@ def test_no_time_is_promised_when_all_that_is_left_waits() -> None:
 
 
 def test_a_summary_adds_up_and_lists_all_of_few_but_only_failures_of_many() -> None:
-    outcomes = [*[Outcome.COMPLETED] * 30, Outcome.SIGNALED, Outcome.FAILED, Outcome.INVALID, Outcome.TIMED_OUT, Outcome.ABORTED]
+    outcomes = [
+        *[Outcome.COMPLETED] * 30,
+        Outcome.SIGNALED,
+        Outcome.FAILED,
+        Outcome.INVALID,
+        Outcome.TIMED_OUT,
+        Outcome.ABORTED,
+    ]
     statuses = [status(n, outcome=outcome) for n, outcome in enumerate(outcomes)]
     summary = summarise(statuses, 61.5)
     assert msgspec.structs.asdict(summary) == {

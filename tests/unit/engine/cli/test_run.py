@@ -25,7 +25,7 @@ from tests.unit.engine.cli.command import (
 
 def test_a_line_of_json_for_each_task_and_one_for_all(tmp_path: Path) -> None:
     good = task_file(tmp_path, "echo hello $GREETED", name="good")
-    bad = task_file(tmp_path, 'echo attempt $FLYTE_ATTEMPT_NUMBER; exit 3', name="bad", retries=1)
+    bad = task_file(tmp_path, "echo attempt $FLYTE_ATTEMPT_NUMBER; exit 3", name="bad", retries=1)
 
     ended = propfan("run", good, bad, "-n", 2, "--json", "--env", "GREETED=world", "--run-name", "mine", cwd=tmp_path)
 
@@ -86,7 +86,9 @@ def test_tasks_are_told_when_they_end_not_in_their_order(tmp_path: Path) -> None
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=lambda number: number.name)
 def test_the_first_interrupt_aborts_the_tasks_and_waits_for_them(tmp_path: Path, number: signal.Signals) -> None:
-    script = f"trap 'echo told > {tmp_path}/told; exit 0' TERM; echo $$$$ > {tmp_path}/pid; while :; do sleep 0.02; done"
+    script = (
+        f"trap 'echo told > {tmp_path}/told; exit 0' TERM; echo $$$$ > {tmp_path}/pid; while :; do sleep 0.02; done"
+    )
     with running("run", task_file(tmp_path, script), "--json", cwd=tmp_path) as command:
         pid = int(until_file(tmp_path / "pid", command))
         command.process.send_signal(number)
@@ -171,10 +173,10 @@ def test_what_can_never_fit_is_said_by_run_and_by_explain_and_can_be_aborted(tmp
         aborted = propfan("abort", "mine-a0", "--reason", "too big", cwd=tmp_path)
         assert aborted.stdout == "mine-a0: aborting\n"
         assert command.end() == 1
-    assert command.err == [
+    assert "\n".join(command.err) == (
         "1 waiting: Unschedulable:0/1 nodes are available: 1 Insufficient cpu. "
         "The whole node has less cpu than the pod requests: it can never be placed here."
-    ]
+    )
     assert "waiting for" in explained
     assert "it can never be placed here" in explained
     assert "TaskAction was aborted: too big" in "\n".join(command.out)
