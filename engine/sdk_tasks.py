@@ -24,7 +24,6 @@ __all__ = ["LOCAL_ENVIRONMENT", "read_outputs", "task_of"]
 
 LOCAL_ENVIRONMENT: Final[Mapping[str, str]] = {
     "DO_NOT_TRACK": "1",  # https://donottrack.sh; the SDK would report crashes to its makers
-    "FSSPEC_FILE_AUTO_MKDIR": "true",  # without it the SDK writes no file into a folder that is not there yet
 }
 """What containers of these tasks are given beside the task's own variables, which win."""
 

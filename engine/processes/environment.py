@@ -40,6 +40,9 @@ see them. PATH is preceded by the folder of the engine's interpreter, so that ``
 entry points installed beside it (``a0``) are the engine's own.
 """
 
+_OF_THE_PLACE: Final = {"FSSPEC_FILE_AUTO_MKDIR": "true"}
+"""Flyte's SDK writes by fsspec, which makes no folders: in a ``file://`` store no output would find its own."""
+
 _NANOS: Final = 10**9
 _reference = re.compile(r"\$(?:\$|\(([^)]*)\))").sub
 _subscript = re.compile(r"metadata\.(labels|annotations)\['(.+)'\]").fullmatch
@@ -56,8 +59,8 @@ def expand(text: str, variables: Mapping[str, str]) -> str:
 
 
 def inherited(names: Sequence[str], environment: Mapping[str, str] = os.environ) -> Mapping[str, str]:
-    """The allowed part of the engine's own environment."""
-    found = {name: environment[name] for name in names if name in environment}
+    """The allowed part of the engine's own environment, over what the place itself asks for."""
+    found = {**_OF_THE_PLACE, **{name: environment[name] for name in names if name in environment}}
     if "PATH" in names:
         found["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), environment.get("PATH", os.defpath)])
     return found

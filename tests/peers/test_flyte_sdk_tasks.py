@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import datetime as dt
 import json
-import os
 import re
 import subprocess
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -20,6 +18,7 @@ from flyteidl2.core import execution_pb2, tasks_pb2
 flyte = pytest.importorskip("flyte", reason="needs the 'flyte' extra")
 
 from propfan.engine import sdk_tasks  # noqa: E402
+from propfan.engine.processes.environment import inherited  # noqa: E402
 from propfan.engine.storage import ObjectStore  # noqa: E402
 from propfan.engine.taskfiles import TaskFile, read_tasks  # noqa: E402
 from propfan.pluginmachinery.errors import ConfigError, DecodeError  # noqa: E402
@@ -60,7 +59,7 @@ async def run(task: TaskFile, folder: Path) -> Attempt:
     }
     command = [re.sub(r"\{\{\.(\w+)\}\}", lambda found: values[found[1]], word) for word in template.container.args]
     environment = {
-        "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.defpath]),
+        **inherited(("PATH",)),
         "HOME": str(folder),
         "ACTION_NAME": "a0",
         "RUN_NAME": "r1",

@@ -185,6 +185,6 @@ async def test_what_can_be_no_variable_is_refused(cluster: EmbeddedCluster, vari
 
 def test_only_what_is_allowed_is_inherited_and_the_interpreter_comes_first() -> None:
     found = environment.inherited(("PATH", "LANG", "TZ"), {"PATH": "/bin", "LANG": "C", "TOKEN": "hidden"})
-    assert found.keys() == {"PATH", "LANG"}
+    assert found.keys() == {"PATH", "LANG", "FSSPEC_FILE_AUTO_MKDIR"}
     first, _, rest = found["PATH"].partition(":")
     assert (first.endswith("/bin"), rest) == (True, "/bin")
