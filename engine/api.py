@@ -319,7 +319,9 @@ class Engine:
         return why
 
     @asynccontextmanager
-    async def events(self, *, after: int = 0, key: TaskKey | None = None) -> AsyncIterator[AsyncIterator[tuple[int, TaskEvent]]]:
+    async def events(
+        self, *, after: int = 0, key: TaskKey | None = None
+    ) -> AsyncIterator[AsyncIterator[tuple[int, TaskEvent]]]:
         """Everything that was and will be reported, in order, each with a number to go on ``after`` later."""
         prefix = f"{key}/" if key is not None else ""
         async with aclosing(self._journal.follow(after=after, key_prefix=prefix)) as stream:  # type: ignore[type-var]

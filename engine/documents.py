@@ -164,7 +164,12 @@ def _read_yaml(source: str, text: str) -> Iterator[Document]:
         raise DecodeError(source, f"{at}not YAML: {error.problem or error.context}") from error
     except RecursionError as error:
         raise DecodeError(source, "nested too deeply") from error
-    except (yaml.YAMLError, ValueError, LookupError, AttributeError) as error:  # a tag can name a type that does not fit
+    except (
+        yaml.YAMLError,
+        ValueError,
+        LookupError,
+        AttributeError,
+    ) as error:  # a tag can name a type that does not fit
         raise DecodeError(source, f"not YAML: {' '.join(str(error).split())}") from error
 
 

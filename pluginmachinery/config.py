@@ -12,8 +12,8 @@ import enum
 import re
 import types
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from functools import cache
+from pathlib import Path
 from typing import Annotated, Any, Final, TypeVar, Union, get_args, get_origin, get_type_hints
 
 import msgspec
@@ -355,7 +355,9 @@ def _decode_scalar(kind: Any, value: Any, path: str, problems: list[ConfigError]
         return float(value)
     if kind is Path and isinstance(value, str) and value:
         return Path(value)
-    wanted = {str: "a string", bool: "true or false", int: "an integer", float: "a number", Path: "a path"}.get(kind, kind.__name__)
+    wanted = {str: "a string", bool: "true or false", int: "an integer", float: "a number", Path: "a path"}.get(
+        kind, kind.__name__
+    )
     return _refuse(problems, path, f"must be {wanted}, is {_found(value)}")
 
 

@@ -259,34 +259,36 @@ def failed(phase: Phase, error: ExecutionError | None, now: datetime, info: Task
     return PhaseInfo(phase, error=error, info=_info(now, info))
 
 
-def failure(code: str, message: str, now: datetime, info: TaskInfo | None = None, *, cleanup: bool = False) -> PhaseInfo:
+def failure(
+    code: str, message: str, now: datetime, info: TaskInfo | None = None, *, cleanup: bool = False
+) -> PhaseInfo:
     """Permanent, the user's."""
-    return _failed(Phase.PERMANENT_FAILURE, ErrorKind.USER, code, message, now, info, cleanup)
+    return _failed(Phase.PERMANENT_FAILURE, ErrorKind.USER, code, message, now, info, cleanup=cleanup)
 
 
 def system_failure(
     code: str, message: str, now: datetime, info: TaskInfo | None = None, *, cleanup: bool = False
 ) -> PhaseInfo:
     """Permanent, the system's."""
-    return _failed(Phase.PERMANENT_FAILURE, ErrorKind.SYSTEM, code, message, now, info, cleanup)
+    return _failed(Phase.PERMANENT_FAILURE, ErrorKind.SYSTEM, code, message, now, info, cleanup=cleanup)
 
 
 def retryable_failure(
     code: str, message: str, now: datetime, info: TaskInfo | None = None, *, cleanup: bool = False
 ) -> PhaseInfo:
     """Retryable, the user's: costs one of the task's attempts."""
-    return _failed(Phase.RETRYABLE_FAILURE, ErrorKind.USER, code, message, now, info, cleanup)
+    return _failed(Phase.RETRYABLE_FAILURE, ErrorKind.USER, code, message, now, info, cleanup=cleanup)
 
 
 def system_retryable_failure(
     code: str, message: str, now: datetime, info: TaskInfo | None = None, *, cleanup: bool = False
 ) -> PhaseInfo:
     """Retryable, the system's: costs one of the engine's own retries."""
-    return _failed(Phase.RETRYABLE_FAILURE, ErrorKind.SYSTEM, code, message, now, info, cleanup)
+    return _failed(Phase.RETRYABLE_FAILURE, ErrorKind.SYSTEM, code, message, now, info, cleanup=cleanup)
 
 
 def _failed(
-    phase: Phase, kind: ErrorKind, code: str, message: str, now: datetime, info: TaskInfo | None, cleanup: bool
+    phase: Phase, kind: ErrorKind, code: str, message: str, now: datetime, info: TaskInfo | None, *, cleanup: bool
 ) -> PhaseInfo:
     error = ExecutionError(code or "Unknown", message or "Unknown error message", kind)
     return PhaseInfo(phase, error=error, info=_info(now, info), cleanup_on_failure=cleanup)

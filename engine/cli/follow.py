@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 import signal
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
@@ -28,6 +29,8 @@ _LOOK_EVERY_S: Final = 1.0
 _TELL_EVERY: Final = 10
 """Looks between two lines about all tasks, where there is no terminal; only when something has changed."""
 _RETRY_S: Final = 0.5
+_ROOM_BYTES: Final = 64 * 1024
+"""A disk with less room is full: a few records of tasks take as much."""
 
 _Result = TypeVar("_Result")
 
@@ -176,9 +179,13 @@ class Follower:
     # -- What is told ------------------------------------------------------------------------------
 
     async def _look(self) -> None:
-        told = ""
+        told, was_full = "", False
         for look in itertools.count(1):
             await anyio.sleep(_LOOK_EVERY_S)
+            if (is_full := self._disk_is_full()) != was_full:
+                was_full = is_full
+                data_dir = self._engine.config.data_dir
+                self._tell(f"the disk is full: {data_dir} needs room" if is_full else "there is room on the disk again")
             news = list(self._board.take_waiting(self._engine.waiting()))
             if look % _TELL_EVERY == 0 and self._board.phases != told:
                 told = self._board.phases
@@ -186,6 +193,13 @@ class Follower:
             if not self._is_shown:
                 for line in news:
                     click.echo(line, err=True)
+
+    def _disk_is_full(self) -> bool:
+        """Then also the ends of processes are not known yet, so that their tasks seem to run."""
+        if self._engine.config.data_dir is None:
+            return False
+        disk = os.statvfs(self._engine.config.data_dir)
+        return disk.f_bavail * disk.f_frsize < _ROOM_BYTES
 
     def _tell(self, notice: str) -> None:
         if notice != self._board.notice:

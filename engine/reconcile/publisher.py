@@ -149,23 +149,29 @@ class Publisher:
     async def _record(self, lives: Sequence[LiveTask], batch: Sequence[TaskEvent]) -> None:
         """Until the sink has them; meanwhile what is not final is written with its events in it."""
         tries = 0
-        while True:
-            try:
-                with anyio.fail_after(self._config.sink_timeout_s):
-                    await self._sink.record(batch)
-                if self.sink_problem:
-                    logger.info("event sink answers again")
-                self.sink_problem = ""
-                return
-            except Exception as error:  # whatever a sink raises, its events must not be lost
-                tries += 1
-                if not self.sink_problem:
-                    logger.warning("event sink failed", error=f"{type(error).__name__}: {error}", events=len(batch))
-                self.sink_problem = error.problem if isinstance(error, ApiError) else f"{type(error).__name__}: {error}"
-                for live in (*lives, *self._to_send):
-                    if self._may_write(live):
-                        self._start_write(live)
-                await anyio.sleep(DELAY_BACKOFF.wait_s(tries))
+        while problem := await self._problem_of(batch):
+            tries += 1
+            if not self.sink_problem:
+                logger.warning("event sink failed", error=problem, events=len(batch))
+            self.sink_problem = problem
+            for live in (*lives, *self._to_send):
+                if self._may_write(live):
+                    self._start_write(live)
+            await anyio.sleep(DELAY_BACKOFF.wait_s(tries))
+        if self.sink_problem:
+            logger.info("event sink answers again")
+        self.sink_problem = ""
+
+    async def _problem_of(self, batch: Sequence[TaskEvent]) -> str:
+        """Hands the batch to the sink once; what was wrong, or nothing."""
+        try:
+            with anyio.fail_after(self._config.sink_timeout_s):
+                await self._sink.record(batch)
+        except ApiError as error:
+            return error.problem
+        except Exception as error:  # noqa: BLE001 - whatever a sink raises, its events must not be lost
+            return f"{type(error).__name__}: {error}"
+        return ""
 
     # -- Status ------------------------------------------------------------------------------------
 

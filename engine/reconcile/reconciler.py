@@ -367,7 +367,7 @@ class Reconciler:
         try:
             taken = machine.step(live.state, event, self._clock.now())
         except InvalidTransitionError as error:
-            logger.error("no such transition", task=str(live.key), error=str(error))
+            logger.exception("no such transition", task=str(live.key))
             taken = machine.step(live.state, Faulted("InvalidTransition", str(error)), self._clock.now())
         live.state = taken.state
         for command in taken.commands:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections import OrderedDict
 from datetime import datetime
 from typing import Final
@@ -266,10 +267,8 @@ class Rounds:
                 "finalizers": [name for name in meta.finalizers if name != FINALIZER] or None,
             }
         }
-        try:
+        with contextlib.suppress(NotFoundError):
             live.action = await self._ports.cluster.patch(TASK_ACTION, meta.namespace, meta.name, patch)
-        except NotFoundError:
-            pass
         self.forget(live.key)
         return Finalized()
 
