@@ -2,7 +2,7 @@ cimport cython
 from propfan._speedups cimport pod_layout
 
 cdef unsigned int _CONTAINER, _GENERATED, _IDENTITY, _TASK, _EXECUTION, _TIMES
-cdef object _EPOCH, _SECOND, _NEVER
+cdef object _EPOCH, _SECOND, _NEVER, _LAST
 
 @cython.final
 cdef class Template:

@@ -57,6 +57,7 @@ _TIMES: Final = 0b1111 << START_TIME
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _SECOND: Final = timedelta(seconds=1)
 _NEVER: Final = datetime(1, 1, 1, tzinfo=UTC)
+_LAST: Final = datetime(9999, 12, 31, 23, 59, 59, tzinfo=UTC)
 
 
 class Template:
@@ -129,9 +130,16 @@ class PlainLinks:
 
 
 def rfc3339(when: datetime | None) -> str:
-    """Whole seconds in UTC, as ``time.RFC3339`` of Go prints them; an unset time is year 1."""
-    text = (when or _NEVER).astimezone(UTC).isoformat(timespec="seconds")
-    return text[:-6] + "Z"
+    """Whole seconds in UTC, as ``time.RFC3339`` of Go prints them; an unset time is year 1.
+
+    A time that UTC puts before the year 1 or after 9999 is that end of the calendar.
+    """
+    moment = when or _NEVER
+    try:
+        moment = moment.astimezone(UTC)
+    except OverflowError:
+        moment = _NEVER if moment.year == 1 else _LAST
+    return moment.isoformat(timespec="seconds")[:-6] + "Z"
 
 
 def unix_seconds(when: datetime | None) -> int:

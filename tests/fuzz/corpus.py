@@ -138,6 +138,10 @@ JSON_WORDS: Final = (
     b"1e400",
 )
 POD_JSON: Final = json.dumps(POD).encode()
+EXTREMES: Final = tuple(
+    POD_JSON.replace(b"2026-03-14T14:59:26Z", time)
+    for time in (b"0001-01-01T00:00:00+23:59", b"9999-12-31T23:59:59-23:59")
+)
 TAGS: Final = tuple(bytes((number,)) for number in (0x0A, 0x12, 0x1A, 0x11, 0x20, 0x08, 0x2A, 0x32, 0x0B, 0x0C, 0x15))
 VARINTS: Final = (
     b"\xff" * 9 + b"\x01",
@@ -159,7 +163,7 @@ MSGPACK: Final = tuple(
 TARGETS: Final[Mapping[str, Target]] = {
     "struct": Target(targets.struct, (serialised(POD), serialised({"a": [{}, None, 1.5, "x"]})), TAGS + VARINTS),
     "json-object": Target(targets.json_object, (json.dumps(POD["spec"]).encode(), b'{"Containers":[{"NAME":"a"}]}'), JSON_WORDS),
-    "pod": Target(targets.pod, (POD_JSON, b'{"status":{"phase":"Running"}}'), JSON_WORDS),
+    "pod": Target(targets.pod, (POD_JSON, *EXTREMES, b'{"status":{"phase":"Running"}}'), JSON_WORDS),
     "event": Target(targets.event, (b'{"type":"ADDED","object":' + POD_JSON + b"}\n",), (*JSON_WORDS, b'"object":')),
     "quantity": Target(
         targets.quantity,

@@ -72,6 +72,14 @@ def test_times_are_whole_seconds_in_utc(twin: Any) -> None:
 
 
 @TWINS
+def test_times_beyond_the_calendar_are_its_ends(twin: Any) -> None:
+    day = timezone(timedelta(hours=23))
+    assert twin.rfc3339(datetime(1, 1, 1, tzinfo=day)) == "0001-01-01T00:00:00Z"
+    assert twin.rfc3339(datetime(9999, 12, 31, 12, tzinfo=timezone(-timedelta(hours=23)))) == "9999-12-31T23:59:59Z"
+    assert twin.unix_seconds(datetime(1, 1, 1, tzinfo=day)) == -62135596800 - 23 * 3600
+
+
+@TWINS
 def test_unset_time_is_year_one(twin: Any) -> None:
     assert twin.rfc3339(None) == "0001-01-01T00:00:00Z"
     assert twin.unix_seconds(None) == -62135596800
