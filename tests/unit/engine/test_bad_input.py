@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shutil
+import signal
 import sqlite3
 import subprocess
 from collections.abc import Iterator
@@ -330,15 +331,34 @@ def test_a_full_disk_delays_tasks_which_go_on_when_there_is_room(tmp_path: Path,
         until_file(ran / "a1", command)
         filler = fill(small_disk)
         (tmp_path / "go").touch()
-        command.wait_for(lambda _, err: any("disk is full" in line or "no space" in line.lower() for line in err))
-        explained = propfan("explain", "mine-a0", "--data-dir", data_dir, cwd=tmp_path)
+        command.wait_for(lambda _, err: f"the disk is full: {data_dir} needs room" in err)
         filler.unlink()
         assert command.end() == 0
-    assert "waiting for" in explained.stdout
     *tasks, whole = lines_of("\n".join(command.out))
     assert {task["outcome"] for task in tasks} == {"Completed"}
     assert (whole["summary"]["succeeded"], whole["summary"]["attempts"]) == (6, 6)
     assert {file.name: file.read_text() for file in ran.iterdir()} == {f"a{n}": "0\n" for n in range(6)}
+
+
+def test_an_abort_on_a_full_disk_is_refused_or_repeated_until_it_is_written_down(
+    tmp_path: Path, small_disk: Path
+) -> None:
+    first = task_file(
+        tmp_path, f"echo > {tmp_path}/begun; while [ ! -e {tmp_path}/go ]; do sleep 0.02; done", name="first"
+    )
+    data_dir = small_disk / "data"
+    with running("run", first, "--run-name", "mine", "--json", "--data-dir", data_dir, cwd=tmp_path) as command:
+        until_file(tmp_path / "begun", command)
+        filler = fill(small_disk)
+        refusal = propfan("abort", "mine-a0", "--data-dir", data_dir, cwd=tmp_path)
+        assert (refusal.returncode, refusal.stdout) == (2, "")
+        assert "database or disk is full" in refusal.stderr
+        command.process.send_signal(signal.SIGINT)
+        command.wait_for(lambda _, err: any(line.startswith("waiting: ") and "disk is full" in line for line in err))
+        filler.unlink()
+        assert command.end() == 130
+    task, _ = lines_of("\n".join(command.out))
+    assert task["outcome"] == "Aborted"
 
 
 def test_a_disk_that_is_full_from_the_start_is_an_error(tmp_path: Path, small_disk: Path) -> None:
