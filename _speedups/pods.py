@@ -147,7 +147,7 @@ def decode(content: bytes, *, environment: bool = False) -> ObservedPod:
     """
     try:
         return _without_other_variables(_FULL.decode(content)) if environment else _BRIEF.decode(content)
-    except UnicodeDecodeError as problem:
+    except (RecursionError, UnicodeDecodeError) as problem:
         raise msgspec.DecodeError(f"JSON is malformed: {problem}") from problem
 
 
@@ -162,7 +162,7 @@ def decode_event(line: bytes, *, environment: bool = False) -> tuple[str, Observ
             full = _FULL_EVENT.decode(line)
             return full.type, _without_other_variables(full.object)
         brief = _BRIEF_EVENT.decode(line)
-    except UnicodeDecodeError as problem:
+    except (RecursionError, UnicodeDecodeError) as problem:
         raise msgspec.DecodeError(f"JSON is malformed: {problem}") from problem
     return brief.type, brief.object
 

@@ -136,6 +136,8 @@ JSON_WORDS: Final = (
     b'"9999-12-31T23:59:59-23:59"',
     b'"\\ud800"',
     b"1e400",
+    b"9" * 400,
+    b"[" * 1500,
 )
 POD_JSON: Final = json.dumps(POD).encode()
 EXTREMES: Final = tuple(

@@ -68,7 +68,7 @@ def json_object(data: bytes) -> None:
     """A pod as JSON that is filled in and merged, such as a pod template."""
     try:
         value = msgspec.json.decode(data)
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
         return
     pure = _speedups.pure_twin("apitypes")
     found = outcome(apitypes.decode, (value, schema.POD_SPEC), ("MismatchError",))

@@ -142,6 +142,8 @@ def test_every_truncation_is_refused() -> None:
     ("raw", "where"),
     [
         (b"[]", "Expected `object`"),
+        (b'{"unknown":' + b"[" * 100_000, "recursion"),
+        (b'{"spec":{"unknown":' + b'{"":' * 5000 + b"1" + b"}" * 5002, "recursion"),
         (b'{"status":{"phase":1}}', r"\$.status.phase"),
         (b'{"status":{"containerStatuses":[{"state":{"terminated":{"exitCode":"1"}}}]}}', "exitCode"),
         (b'{"metadata":{"creationTimestamp":"yesterday"}}', "creationTimestamp"),
