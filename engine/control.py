@@ -10,7 +10,7 @@ import hashlib
 import os
 import tempfile
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Final, Protocol
 
@@ -28,13 +28,16 @@ from propfan.engine.embedded import EmbeddedCluster
 from propfan.engine.reconcile.live_task import TaskKey
 from propfan.engine.submission import TaskStatus
 from propfan.engine.task_state import Stage
-from propfan.pluginmachinery.errors import ConfigError, NotFoundError, PropfanError, UnavailableError
+from propfan.pluginmachinery.errors import ConfigError, InUseError, NotFoundError, PropfanError, UnavailableError
 from propfan.pluginmachinery.taskaction import ABORT_ANNOTATION
 
 logger = structlog.get_logger(__name__)
 
 _MAX_REQUEST_BYTES: Final = 64 * 1024
 _MAX_REPLY_BYTES: Final = 256 * 1024 * 1024
+_PATIENCE_S: Final = 5.0
+"""How long to wait for an engine that has locked the database and does not answer yet, or any more."""
+_RETRY_S: Final = 0.05
 _SOCKET_PATH_LIMIT: Final = 100
 """``sun_path`` of a Unix socket has 108 bytes on Linux."""
 
@@ -120,17 +123,28 @@ async def open_tasks(data_dir: Path) -> AsyncIterator[Tasks]:
 
     Raises:
         ConfigError: there is no database in the directory.
+        InUseError: an engine that has begun or ends does not answer, for longer than ``_PATIENCE_S``.
     """
     if not (data_dir / DATABASE_FILE).exists():
         raise ConfigError("--data-dir", f"{data_dir} holds no tasks: 'propfan run' makes it")
-    try:
-        stream = await anyio.connect_unix(socket_path(data_dir))
-    except (FileNotFoundError, ConnectionRefusedError):
-        async with EmbeddedCluster.open(data_dir / DATABASE_FILE) as cluster:
-            yield _Offline(cluster)
-        return
-    async with stream:
-        yield _Online(stream, socket_path(data_dir))
+    async with AsyncExitStack() as stack:
+        yield await _open_tasks(data_dir, stack)
+
+
+async def _open_tasks(data_dir: Path, stack: AsyncExitStack) -> Tasks:
+    give_up_at = anyio.current_time() + _PATIENCE_S
+    while True:
+        try:
+            stream = await stack.enter_async_context(await anyio.connect_unix(socket_path(data_dir)))
+        except (FileNotFoundError, ConnectionRefusedError):
+            try:
+                return _Offline(await stack.enter_async_context(EmbeddedCluster.open(data_dir / DATABASE_FILE)))
+            except InUseError:
+                if anyio.current_time() >= give_up_at:
+                    raise
+                await anyio.sleep(_RETRY_S)
+        else:
+            return _Online(stream, socket_path(data_dir))
 
 
 class _Online:

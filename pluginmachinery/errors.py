@@ -4,6 +4,7 @@
 
     PropfanError
       ConfigError                 a configuration or an argument is wrong; field
+        InUseError                another process works with the same data
         NameTooLongError          no name fits the bound; result
       PluginError                 refused at registration; plugin, field, rule
       TaskError                   about one task; code (the string that clients see)
@@ -65,6 +66,10 @@ class ConfigError(PropfanError):
         super().__init__(f"{field}: {problem}" if field else problem)
         self.field = field
         self.problem = problem
+
+
+class InUseError(ConfigError):
+    """Another process works with the same data; it may be worth a later try."""
 
 
 class NameTooLongError(ConfigError):

@@ -18,7 +18,7 @@ from typing import Final
 
 import msgspec
 
-from propfan.pluginmachinery.errors import ConfigError
+from propfan.pluginmachinery.errors import ConfigError, InUseError
 
 SCHEMA_VERSION: Final = 1
 APPLICATION_ID: Final = 1886547824
@@ -275,7 +275,7 @@ def _locked(path: Path) -> int:
     except OSError as error:
         holder = os.pread(lock, 20, 0).decode(errors="replace").strip() or "unknown"
         os.close(lock)
-        raise ConfigError(
+        raise InUseError(
             "path", f"{path} is in use by another cluster (process {holder}): stop it, or choose another path"
         ) from error
     with contextlib.suppress(OSError):  # a full disk: the lock holds all the same

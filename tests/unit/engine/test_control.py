@@ -16,7 +16,7 @@ from propfan.engine import Engine, EngineConfig, Submission, control
 from propfan.engine.control import Reply, Request, open_tasks, serve, socket_path
 from propfan.engine.reconcile.live_task import TaskKey
 from propfan.engine.task_state import Outcome
-from propfan.pluginmachinery.errors import ConfigError, NotFoundError, PropfanError, UnavailableError
+from propfan.pluginmachinery.errors import ConfigError, InUseError, NotFoundError, PropfanError, UnavailableError
 from propfan.pluginmachinery.registry import Registry
 from propfan.pluginmachinery.testing import literal_map, task_template
 from propfan.plugins.sleep import entry
@@ -76,6 +76,33 @@ async def test_without_an_engine_the_database_is_asked(tmp_path: Path) -> None:
     async with open_tasks(tmp_path) as tasks:
         explained = await tasks.explain(key)
         assert (explained.stage, explained.waiting_for) == ("Ended", "")
+
+
+async def test_readers_without_an_engine_take_turns(tmp_path: Path) -> None:
+    async with serving(tmp_path) as (_, key):
+        pass
+    seen = []
+
+    async def look() -> None:
+        async with open_tasks(tmp_path) as tasks:
+            seen.extend([status.key for status in await tasks.list()])
+
+    with anyio.fail_after(20):
+        async with anyio.create_task_group() as group:
+            for _ in range(5):
+                group.start_soon(look)
+    assert seen == [key] * 5
+
+
+async def test_an_engine_that_does_not_answer_is_told_in_the_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(control, "_PATIENCE_S", 0.1)
+    with anyio.fail_after(20):
+        async with Engine(EngineConfig(data_dir=tmp_path), registry=Registry()):
+            with pytest.raises(InUseError, match="is in use by another cluster"):
+                async with open_tasks(tmp_path):
+                    raise AssertionError
 
 
 @pytest.mark.parametrize("is_live", [True, False])
