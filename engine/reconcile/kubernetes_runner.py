@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Final
 
 import msgspec
@@ -9,7 +10,7 @@ import msgspec
 from propfan.engine.cluster import Cluster, ObservedObject
 from propfan.engine.reconcile import answers
 from propfan.engine.reconcile.live_task import LiveTask
-from propfan.engine.reconcile.task_context import RoundContext
+from propfan.engine.reconcile.task_context import RoundContext, labels_of
 from propfan.engine.task_state import (
     Delayed,
     Event,
@@ -77,7 +78,7 @@ class KubernetesRunner:
             return await self._adopt(live, ctx) or Postponed(str(error), error.retry_after_s)
         except (TooLargeError, InvalidError, BadRequestError) as error:
             return Refused(ExecutionError(_NEVER_AS_IT_IS[type(error)], str(error), ErrorKind.USER))
-        except (ThrottledError, UnavailableError) as error:
+        except (ThrottledError, UnavailableError, ConflictError) as error:  # a quota's count may be in conflict
             return Delayed(str(error), error.retry_after_s)
         except ApiError as error:
             if error.status >= 500:
@@ -92,7 +93,7 @@ class KubernetesRunner:
         found = await self._read(ctx)
         if found is None:
             return None
-        if not _is_owned(found, live):
+        if not self._is_own(found, live, ctx):
             owners = ", ".join(f"{o.kind} {o.name}" for o in found.metadata.owner_references) or "nobody"
             message = f"{found} exists already and belongs to {owners}: delete it, or choose another run or action name"
             return Refused(ExecutionError("ObjectNameTaken", message, ErrorKind.USER))
@@ -106,7 +107,8 @@ class KubernetesRunner:
 
     async def observe(self, live: LiveTask, ctx: RoundContext) -> Event:
         """The plugin's verdict on the object as last seen; "gone" is believed only after a live read."""
-        seen = None if _is_due_for_resync(live, ctx) else self._known(live, ctx)
+        is_stale = not live.object_was_deleted and _is_due_for_resync(live, ctx)
+        seen = None if is_stale else self._known(live, ctx)
         if seen is None:
             read = await self._read(ctx)
             if read is None:
@@ -143,17 +145,18 @@ class KubernetesRunner:
         """
         found = None if live.object_was_deleted else self._known(live, ctx)
         found = found or await self._read(ctx)
-        if found is not None and not force and self._plugin.is_terminal(found):
-            return await self._finalize(live, found)
-        if found is None or not _is_owned(found, live):
+        if found is None or not self._is_own(found, live, ctx):
             live.object = None
             return ObjectGone()
+        if not force and self._plugin.is_terminal(found):
+            return await self._finalize(live, found)
         if found.metadata.deletion_timestamp is None:
             behavior = AbortBehavior(delete=True)
             if isinstance(self._plugin, AbortOverride):
                 behavior = await self._plugin.on_abort(ctx, found)
             await self._abort(found, behavior)
             if not behavior.delete:
+                await self._release(found)
                 return ObjectGone()
         elif found.metadata.finalizers:
             await self._patch_finalizers(found)
@@ -199,10 +202,16 @@ class KubernetesRunner:
         except (NotFoundError, ConflictError):
             return
 
-    async def _patch_finalizers(self, found: ObservedObject) -> None:
+    async def _release(self, found: ObservedObject) -> None:
+        """Takes the engine's own finalizer off an object that it will not look at again."""
+        others = [name for name in found.metadata.finalizers if name != object_metadata.FINALIZER]
+        if len(others) != len(found.metadata.finalizers):
+            await self._patch_finalizers(found, others)
+
+    async def _patch_finalizers(self, found: ObservedObject, left: Sequence[str] = ()) -> None:
         meta = found.metadata
         try:
-            await self._cluster.patch(found.kind, meta.namespace, meta.name, {"metadata": {"finalizers": None}})
+            await self._cluster.patch(found.kind, meta.namespace, meta.name, {"metadata": {"finalizers": left or None}})
         except NotFoundError:
             return
 
@@ -212,6 +221,16 @@ class KubernetesRunner:
         except NotFoundError:
             return None
 
+    def _is_own(self, found: ObservedObject, live: LiveTask, ctx: RoundContext) -> bool:
+        """Whether it was made for this task: its owner tells; its labels where there is none, or not of our choice."""
+        owners = found.metadata.owner_references
+        if any(owner.uid == live.identity.uid for owner in owners):
+            return True
+        is_free = self._config.disable_inject_owner_references or self.loaded.properties.disable_inject_owner_references
+        labels = found.metadata.labels
+        own = labels_of(ctx.metadata).items()
+        return (is_free or not owners) and all(labels.get(name) == value for name, value in own)
+
     def _target(self, ctx: RoundContext) -> str:
         return f"{self._kind.kind} {ctx.metadata.namespace}/{self.object_name(ctx)}"
 
@@ -220,11 +239,6 @@ def _is_due_for_resync(live: LiveTask, ctx: RoundContext) -> bool:
     """Nothing was heard for so long that what the watch told last is not believed any more."""
     observed_at = live.state.observed_at
     return observed_at is not None and (ctx.now - observed_at).total_seconds() >= live.state.limits.resync_s
-
-
-def _is_owned(found: ObservedObject, live: LiveTask) -> bool:
-    owners = found.metadata.owner_references
-    return not owners or any(owner.uid == live.identity.uid for owner in owners)
 
 
 def _path(seen: ObservedObject) -> str:

@@ -207,9 +207,7 @@ class OwnedPods:
     def __init__(self, cluster: Cluster, task: TaskExecutionMetadata) -> None:
         self._cluster: Final = cluster
         self._namespace: Final = task.namespace
-        self._labels: Final = {
-            name: task.labels[name] for name in (MANAGED_LABEL, "run", "action") if name in task.labels
-        }
+        self._labels: Final = labels_of(task)
 
     async def get_pod(self, name: str) -> bytes | None:
         try:
@@ -228,6 +226,11 @@ class OwnedPods:
             token = page.continue_token
             if not token:
                 return found
+
+
+def labels_of(task: TaskExecutionMetadata) -> dict[str, str]:
+    """What tells a task's objects, of all its attempts, from those of the others in its namespace."""
+    return {name: task.labels[name] for name in (MANAGED_LABEL, "run", "action") if name in task.labels}
 
 
 def parse_template(serialised: bytes) -> tasks_pb2.TaskTemplate:
