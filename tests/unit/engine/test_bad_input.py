@@ -19,7 +19,7 @@ from flyteidl2.core import tasks_pb2
 from propfan.engine.api import DATABASE_FILE
 from propfan.engine.cli.app import cli
 from propfan.engine.embedded.store import APPLICATION_ID, SCHEMA_VERSION
-from tests.unit.engine.cli.command import lines_of, propfan, running, task_file, until_file
+from tests.unit.engine.cli.command import lines_of, propfan, running, task_file, until_file, until_files
 
 GOOD = """
 id: {name: good}
@@ -327,8 +327,7 @@ def test_a_full_disk_delays_tasks_which_go_on_when_there_is_room(tmp_path: Path,
     data_dir = small_disk / "data"
     few = ("-n", 6, "--capacity", "cpu=20m")
     with running("run", task, *few, "--run-name", "mine", "--json", "--data-dir", data_dir, cwd=tmp_path) as command:
-        until_file(ran / "a0", command)
-        until_file(ran / "a1", command)
+        until_files(ran, 2, command)
         filler = fill(small_disk)
         (tmp_path / "go").touch()
         command.wait_for(lambda _, err: f"the disk is full: {data_dir} needs room" in err)

@@ -9,7 +9,7 @@ import sys
 import textwrap
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -104,7 +104,7 @@ class Running:
 
 @contextmanager
 def running(*args: object, cwd: Path, **env: str) -> Iterator[Running]:
-    """A command that is killed at the end of the block if it still runs."""
+    """A command that is stopped, with what it runs, at the end of the block if it still runs."""
     process = subprocess.Popen(
         [*PROPFAN, *map(str, args)],
         cwd=cwd,
@@ -119,7 +119,7 @@ def running(*args: object, cwd: Path, **env: str) -> Iterator[Running]:
     try:
         yield command
     finally:
-        process.kill()
+        _stop(process)
         command.end()
         assert process.stdout is not None
         assert process.stderr is not None
@@ -127,15 +127,35 @@ def running(*args: object, cwd: Path, **env: str) -> Iterator[Running]:
         process.stderr.close()
 
 
+def _stop(process: subprocess.Popen[str]) -> None:
+    """As a user would, twice at most: killed at once, it would leave its tasks to the next run, which never comes."""
+    for _ in range(2):
+        if process.poll() is None:
+            process.terminate()
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(5)
+    process.kill()
+
+
 def until_file(path: Path, command: Running) -> str:
     """The content of a file that the command's task writes, once it is there and not empty."""
+    _until(lambda: path.exists() and path.stat().st_size > 0, command, f"{path} does not come")
+    return path.read_text()
+
+
+def until_files(folder: Path, count: int, command: Running) -> None:
+    """Until that many of the command's tasks, whichever they are, have written a file."""
+    _until(lambda: len(list(folder.iterdir())) >= count, command, f"{folder} does not get {count} files")
+
+
+def _until(holds: Callable[[], bool], command: Running, otherwise: str) -> None:
     tick = threading.Event()
     for _ in range(int(TIMEOUT_S / 0.02)):
-        if path.exists() and (content := path.read_text()):
-            return content
+        if holds():
+            return
         assert command.process.poll() is None, f"it ended: {command.out} {command.err}"
         tick.wait(0.02)
-    raise AssertionError(f"{path} does not come")
+    raise AssertionError(otherwise)
 
 
 def lines_of(output: str) -> list[Any]:

@@ -13,9 +13,11 @@ import pytest
 
 from propfan.engine.cluster import POD
 from propfan.engine.processes import Capacity
+from propfan.pluginmachinery.errors import ENGINE_STOPPED
 from propfan.pluginmachinery.loglinks import LinkPlan
 from propfan.pluginmachinery.phases import ErrorKind, Phase, PhaseInfo, PluginState
 from propfan.pluginmachinery.podphase import PodPhases
+from propfan.plugins.pod import exit_codes
 from tests.unit.engine.processes.machine import (
     NAMESPACE,
     Json,
@@ -91,7 +93,7 @@ async def test_a_deadline_is_the_task_s_fault(tmp_path: Path) -> None:
         assert (found.phase, *error_of(found)) == (Phase.RETRYABLE_FAILURE, "DeadlineExceeded", ErrorKind.USER)
 
 
-async def test_a_shutdown_is_the_system_s_fault(tmp_path: Path) -> None:
+async def test_what_the_engine_stops_because_it_is_leaving_says_so(tmp_path: Path) -> None:
     async with machine(tmp_path) as m:
         await m.create("p", shell("exec sleep 1000"))
         await m.until("p", is_running)
@@ -99,8 +101,8 @@ async def test_a_shutdown_is_the_system_s_fault(tmp_path: Path) -> None:
         await m.until("p", has_ended)
         phases = PodPhases()
         pod = phases.decode(await m.cluster.get(POD, NAMESPACE, "p"))
-        found = phases.phase(pod, LinkPlan(()), None, datetime.now(UTC), PluginState())
-        assert (found.phase, *error_of(found)) == (Phase.RETRYABLE_FAILURE, "Interrupted", ErrorKind.SYSTEM)
+        found = exit_codes.charge(phases.phase(pod, LinkPlan(()), None, datetime.now(UTC), PluginState()), pod)
+        assert (found.phase, *error_of(found)) == (Phase.RETRYABLE_FAILURE, ENGINE_STOPPED, ErrorKind.SYSTEM)
 
 
 async def test_no_room_is_queued_with_the_reason(tmp_path: Path) -> None:
