@@ -274,10 +274,12 @@ class InvalidTransitionError(PropfanError):
 
 
 def code_of(error: BaseException) -> str:
-    """The first code in the chain of causes, or ``""``."""
-    seen: BaseException | None = error
-    while seen is not None:
-        if isinstance(seen, TaskError) and seen.code:
-            return seen.code
-        seen = seen.__cause__
-    return ""
+    """The code in the chain of causes that decides: the first that forbids a retry, else the first; ``""`` for none."""
+    codes, seen = [], set[int]()
+    cause: BaseException | None = error
+    while cause is not None and id(cause) not in seen:  # an error may be raised from itself
+        seen.add(id(cause))
+        if isinstance(cause, TaskError) and cause.code:
+            codes.append(cause.code)
+        cause = cause.__cause__
+    return next((code for code in codes if code in NON_RETRYABLE_CODES), codes[0] if codes else "")

@@ -46,6 +46,7 @@ from propfan.engine.task_state import (
 from propfan.pluginmachinery.config import K8sConfig
 from propfan.pluginmachinery.entries import LoadedCorePlugin, LoadedKubernetesPlugin
 from propfan.pluginmachinery.errors import (
+    NON_RETRYABLE_CODES,
     ApiError,
     ConflictError,
     DecodeError,
@@ -148,7 +149,7 @@ class Rounds:
             return _event_of(error)
         except Exception as error:  # a plugin may raise anything; the loop and the other tasks go on
             logger.exception("round failed", task=str(live.key), goal=machine.goal(live.state).value)
-            return Faulted(type(error).__name__, readable(f"{type(error).__name__}: {error}"))
+            return _event_of(error)
 
     async def _goals(self, live: LiveTask, now: datetime) -> Event | None:
         match machine.goal(live.state):
@@ -377,9 +378,12 @@ def parse_condition(spec: TaskActionSpec) -> run_definition_pb2.ConditionAction:
         raise TaskError("InvalidSpec", f"spec.conditionSpec is not a workflow.ConditionAction: {error}") from error
 
 
-def _event_of(error: PropfanError) -> Event:
+def _event_of(error: Exception) -> Event:
     """Trouble outside delays a task; what is wrong with the task or its plugin is a fault."""
-    text = readable(str(error))
+    name, code = type(error).__name__, code_of(error)
+    text = readable(str(error) if isinstance(error, PropfanError) else f"{name}: {error}")
+    if code in NON_RETRYABLE_CODES:
+        return Faulted(code, readable(error.message) if isinstance(error, TaskError) else text, is_permanent=True)
     match error:
         case ConflictError():
             return Delayed(text, 0.05)
@@ -388,12 +392,12 @@ def _event_of(error: PropfanError) -> Event:
         case TransientError():
             return Delayed(text, error.retry_after_s)
         case TaskError():
-            return Faulted(code_of(error), readable(error.message), is_permanent=isinstance(error, PermanentError))
+            return Faulted(code, readable(error.message), is_permanent=isinstance(error, PermanentError))
         case ApiError() if isinstance(error, ThrottledError) or error.status >= 500:
             return Delayed(text, error.retry_after_s)
         case ApiError():
             return Faulted(error.reason, text)
-    return Faulted(type(error).__name__, text)
+    return Faulted(name, text)
 
 
 def _is_an_end(event: Event | None) -> bool:

@@ -67,6 +67,15 @@ class AbortingPlugin(Plugin):
         return self.behavior
 
 
+def raising(error: Exception) -> Callable[..., Any]:
+    """To stand for anything that a plugin does."""
+
+    def fail(*_: object) -> Any:
+        raise error
+
+    return fail
+
+
 class FaultyCluster:
     """Notes reads and writes in ``calls``; ``errors`` are raised by the next calls of a method, in place of it."""
 
