@@ -82,7 +82,7 @@ def with_atheris(name: str, target: Target, seconds: int) -> None:
     words.write_text("".join(f'"{word}"\n' for word in written))
     for function in functions():
         atheris.instrument_func(function)
-    limits = (f"-max_total_time={seconds}", f"-max_len={MAX_BYTES}", "-timeout=10", f"-artifact_prefix={KEPT}/{name}-")
+    limits = (f"-max_total_time={seconds}", f"-max_len={MAX_BYTES}", "-timeout=60", f"-artifact_prefix={KEPT}/{name}-")
     atheris.Setup(
         [sys.argv[0], *limits, f"-dict={words}", "-print_final_stats=1", "-verbosity=1", str(corpus)], target.fuzz
     )
