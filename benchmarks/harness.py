@@ -2,8 +2,8 @@
 
 A suite is a module with ``run(quick: bool) -> Report``. `measure` counts the processor time of one thread with
 the garbage collector off. A median is over repeats of about two milliseconds each, the spread is from the 10th
-to the 90th percentile. What else runs on the same core still slows it down; the least is the best guess of the
-time without.
+to the 90th percentile. What else runs on the machine can only add to it, often half of it and for seconds. So the
+repeats of a case are spread over the whole run, and targets are for the 10th percentile.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ DATA: Final = Path(__file__).parent / "data"
 PACKAGES: Final = ("msgspec", "protobuf", "cython", "flyteidl2")
 
 _REPEAT_NS: Final = 2_000_000
+_PASSES: Final = 5
 
 
 class Measurement(msgspec.Struct, frozen=True):
@@ -88,33 +89,53 @@ class Report(msgspec.Struct):
     environment: dict[str, Any] = {}
 
 
+class _Timing:
+    """The repeats of one call, taken in several goes."""
+
+    def __init__(self, call: Callable[[], object], *, quick: bool) -> None:
+        self._call = call
+        call()
+        begin = time.perf_counter_ns()
+        for _ in range(5):
+            call()
+        once_ns = max((time.perf_counter_ns() - begin) / 5, 1)
+        self._calls = max(1, int(_REPEAT_NS / once_ns / (4 if quick else 1)))
+        self._samples: list[float] = []
+
+    def repeat(self, times: int) -> None:
+        call, loop = self._call, range(self._calls)
+        was_enabled = gc.isenabled()
+        gc.disable()
+        try:
+            for _ in range(times):
+                begin = time.thread_time_ns()
+                for _ in loop:
+                    call()
+                self._samples.append((time.thread_time_ns() - begin) / self._calls)
+                gc.collect(0)
+        finally:
+            if was_enabled:
+                gc.enable()
+
+    def result(self) -> Measurement:
+        samples = sorted(self._samples)
+        tenth = len(samples) // 10
+        return Measurement(
+            median_ns=statistics.median(samples),
+            least_ns=samples[0],
+            low_ns=samples[tenth],
+            high_ns=samples[-1 - tenth],
+            repeats=len(samples),
+            calls_per_repeat=self._calls,
+            allocated_bytes=_peak(self._call),
+        )
+
+
 def measure(call: Callable[[], object], *, quick: bool = False) -> Measurement:
     """Time ``call``, which is repeated many times."""
-    call()
-    begin = time.perf_counter_ns()
-    for _ in range(5):
-        call()
-    once_ns = max((time.perf_counter_ns() - begin) / 5, 1)
-    calls = max(1, int(_REPEAT_NS / once_ns / (4 if quick else 1)))
-    samples = []
-    was_enabled = gc.isenabled()
-    gc.disable()
-    try:
-        for _ in range(15 if quick else 101):
-            loop = range(calls)
-            begin = time.thread_time_ns()
-            for _ in loop:
-                call()
-            samples.append((time.thread_time_ns() - begin) / calls)
-            gc.collect(0)
-    finally:
-        if was_enabled:
-            gc.enable()
-    samples.sort()
-    tenth = len(samples) // 10
-    return Measurement(
-        statistics.median(samples), samples[0], samples[tenth], samples[-1 - tenth], len(samples), calls, _peak(call)
-    )
+    timing = _Timing(call, quick=quick)
+    timing.repeat(15 if quick else 101)
+    return timing.result()
 
 
 def _peak(call: Callable[[], object]) -> int:
@@ -129,10 +150,18 @@ def _peak(call: Callable[[], object]) -> int:
         tracemalloc.stop()
 
 
+def measure_all(cases: Sequence[Case], *, quick: bool) -> dict[str, Measurement]:
+    """Time cases in turns, so that a slow spell of the machine does not fall on one alone; by name."""
+    timings = {case.name: _Timing(case.call, quick=quick) for case in cases}
+    for _ in range(_PASSES):
+        for timing in timings.values():
+            timing.repeat(3 if quick else 20)
+    return {name: timing.result() for name, timing in timings.items()}
+
+
 def measure_cases(module: str, *, quick: bool) -> dict[str, Measurement]:
-    """Time what ``module.cases()`` lists, by name, with the twins that this process uses."""
-    cases: Sequence[Case] = importlib.import_module(module).cases()
-    return {case.name: measure(case.call, quick=quick) for case in cases}
+    """Time what ``module.cases()`` lists, with the twins that this process uses."""
+    return measure_all(importlib.import_module(module).cases(), quick=quick)
 
 
 def measure_pure(module: str, *, quick: bool) -> dict[str, Measurement]:
@@ -179,12 +208,13 @@ def microseconds(nanoseconds: float) -> str:
 
 
 def at_most(name: str, goal_us: float, measured: Measurement, why: str, note: str = "") -> Target:
-    """A target for the median of a time."""
-    is_met = measured.median_ns <= goal_us * 1000
+    """A target for the 10th percentile of a time."""
+    is_met = measured.low_ns <= goal_us * 1000
     return Target(
         name,
         f"<= {goal_us:.1f} us ({why})",
-        f"{microseconds(measured.median_ns)} us (least {microseconds(measured.least_ns)})",
+        f"{microseconds(measured.low_ns)} us (median {microseconds(measured.median_ns)},"
+        f" least {microseconds(measured.least_ns)})",
         is_met,
         "" if is_met else note,
     )
