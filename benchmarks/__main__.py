@@ -55,13 +55,15 @@ def _is_number(value: object) -> bool:
 def main(arguments: Sequence[str] | None = None) -> int:
     known = suites()
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description="Measure propfan.")
-    parser.add_argument("suites", nargs="+", choices=known, metavar="SUITE", help=f"one of {', '.join(known)}")
+    parser.add_argument(
+        "suites", nargs="+", choices=[*known, "all"], metavar="SUITE", help=f"{', '.join(known)}, or all"
+    )
     parser.add_argument("--quick", action="store_true", help="fewer repeats: minutes become seconds")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write everything as JSON")
     options = parser.parse_args(arguments)
     console = Console(width=None if sys.stdout.isatty() else 160, highlight=False)
     reports = []
-    for name in options.suites:
+    for name in known if "all" in options.suites else options.suites:
         report: harness.Report = importlib.import_module(f"benchmarks.{name}").run(quick=options.quick)
         report.environment = {**harness.environment(), **report.environment}
         show(report, console)
