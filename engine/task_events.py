@@ -9,7 +9,7 @@ from typing import Final, Protocol
 
 import msgspec
 
-from propfan.engine.task_state import Outcome, Report
+from propfan.engine.task_state import WAITING_FOR_SIGNAL, Outcome, Report
 from propfan.pluginmachinery.phases import ExecutionError, LogContext, Phase, ReasonInfo, TaskLog
 from propfan.pluginmachinery.readers import MAX_MESSAGE_CHARS
 
@@ -106,7 +106,7 @@ class EventSink(Protocol):
 def action_phase(report: Report) -> ActionPhase:
     if report.outcome is Outcome.TIMED_OUT:
         return ActionPhase.TIMED_OUT
-    if report.phase is Phase.NOT_READY and report.reason == "waiting for signal":
+    if report.phase is Phase.NOT_READY and report.reason == WAITING_FOR_SIGNAL:
         return ActionPhase.PAUSED
     return _PHASES.get(report.phase, ActionPhase.UNSPECIFIED)
 

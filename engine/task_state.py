@@ -101,6 +101,10 @@ DELAY_BACKOFF: Final = Backoff(base_s=0.5, factor=2.0, cap_s=60.0)
 """Between tries while a store, the cluster or a sink is out of order."""
 
 
+WAITING_FOR_SIGNAL: Final = "waiting for signal"
+"""Reason of a condition action that is paused; by it a paused one is told from one that is not ready."""
+
+
 class Limits(msgspec.Struct, frozen=True):
     """The bounds of one task. ``None`` and 0 are no bound.
 

@@ -13,6 +13,7 @@ import msgspec
 
 from propfan.engine.task_state import (
     FAULT_BACKOFF,
+    WAITING_FOR_SIGNAL,
     Command,
     Outcome,
     Persist,
@@ -109,23 +110,13 @@ def attempt_failed(state: TaskState, error: ExecutionError, now: datetime, info:
     wait_s = limits.retry_backoff.wait_s(state.attempt)
     text = f"attempt {state.attempt}: [{error.code}] {error.message}"
     state = _replace(
-        state,
-        stage=Stage.CLEANING,
-        removing_attempt=state.attempt,
+        _clean_up(state, now),
         attempt=state.attempt + 1,
         phase=Phase.QUEUED,
         phase_version=0,
         version_base=0,
         top_version=0,
         reason="restarting task",
-        pending=None,
-        plugin_data=None,
-        queued_since=now,
-        running_since=None,
-        undefined_since=None,
-        recheck_at=None,
-        tries=0,
-        retry_at=None,
         launch_at=now + seconds(wait_s) if wait_s else None,
         waiting_for="",
         error=error,
@@ -155,10 +146,21 @@ def system_failure(
     if not relaunch:
         return Step(state, (Persist(),))
     state = _replace(
+        _clean_up(state, now),
+        version_base=state.top_version + 1,
+        launch_at=now + seconds(FAULT_BACKOFF.wait_s(spent)),
+    )
+    told = advance(state, Phase.QUEUED, 0, f"relaunching after a system failure: {text}", now, info)
+    reports = tuple(command for command in told.commands if not isinstance(command, Persist))
+    return Step(told.state, (*reports, Persist(urgent=True)))
+
+
+def _clean_up(state: TaskState, now: datetime) -> TaskState:
+    """The present object is to go, and with it all that was known of its life; a launch follows."""
+    return _replace(
         state,
         stage=Stage.CLEANING,
         removing_attempt=state.attempt,
-        version_base=state.top_version + 1,
         pending=None,
         plugin_data=None,
         queued_since=now,
@@ -167,11 +169,7 @@ def system_failure(
         recheck_at=None,
         tries=0,
         retry_at=None,
-        launch_at=now + seconds(FAULT_BACKOFF.wait_s(spent)),
     )
-    told = advance(state, Phase.QUEUED, 0, f"relaunching after a system failure: {text}", now, info)
-    reports = tuple(command for command in told.commands if not isinstance(command, Persist))
-    return Step(told.state, (*reports, Persist(urgent=True)))
 
 
 def time_out(state: TaskState, limit: TimeLimit, now: datetime) -> Step:
@@ -252,12 +250,12 @@ def pause(state: TaskState, now: datetime) -> Step:
         state,
         stage=Stage.PAUSED,
         phase=Phase.NOT_READY,
-        reason="waiting for signal",
-        waiting_for="waiting for signal",
+        reason=WAITING_FOR_SIGNAL,
+        waiting_for=WAITING_FOR_SIGNAL,
         tries=0,
         retry_at=None,
-        conditions=set_condition(state.conditions, "Progressing", "True", "Paused", "waiting for signal", now),
-        history=_append(state.history, "Paused", "waiting for signal", now),
+        conditions=set_condition(state.conditions, "Progressing", "True", "Paused", WAITING_FOR_SIGNAL, now),
+        history=_append(state.history, "Paused", WAITING_FOR_SIGNAL, now),
     )
     return Step(state, (_report(state, now), Persist()))
 

@@ -28,7 +28,6 @@ from __future__ import annotations
 from typing import Any, ClassVar, Final
 
 BAD_TASK_SPECIFICATION: Final = "BadTaskSpecification"
-DOWNSTREAM_SYSTEM_ERROR: Final = "DownstreamSystemError"
 METADATA_TOO_LARGE: Final = "MetadataTooLarge"
 CORRUPTED_PLUGIN_STATE: Final = "CorruptedPluginState"
 RUNTIME_FAILURE: Final = "RuntimeFailure"
