@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
-from flyteidl2.core import security_pb2
 
 from propfan._speedups import apitypes, structs
 from propfan.pluginmachinery.config import ApiObject
@@ -14,23 +13,20 @@ from propfan.pluginmachinery.errors import BadTaskSpecificationError
 from propfan.pluginmachinery.kubernetes_plugin import POD, ObjectMeta, RenderedObject
 from propfan.pluginmachinery.podspec import build as podspec
 from propfan.pluginmachinery.podspec import schema
+from propfan.pluginmachinery.podspec.accounts import service_account
+from propfan.pluginmachinery.podspec.debugger import DEBUGGER, asks_for_debugger
 from propfan.pluginmachinery.podspec.plan import Plans
 
 if TYPE_CHECKING:
     from flyteidl2.core.tasks_pb2 import TaskTemplate
 
-    from propfan.pluginmachinery.contexts import TaskExecutionMetadata
     from propfan.pluginmachinery.podspec.build import BuiltPod, PodSpecBuilder, PodTask
 
 SIDECAR: Final = "sidecar"
 RAW_CONTAINER: Final = "raw-container"
 
-DEBUGGER: Final = "_F_E_VS"
-"""Variable by which the SDK asks for a debugger in the pod."""
-
 _ACTION_NAME: Final = "ACTION_NAME"
 
-_TRUE: Final = frozenset({"1", "t", "T", "TRUE", "true", "True"})
 _DEBUGGER_PORT: Final = 6060
 _LEGACY_DEBUGGER_PORT: Final = 8080
 """Where it listens in pods of an SDK before Flyte 2, which do not know ``ACTION_NAME``."""
@@ -76,15 +72,6 @@ def render(pod: BuiltPod) -> RenderedObject:
     else:  # a pod template brought more
         rendered = msgspec.convert(metadata, ObjectMeta)
     return RenderedObject(POD.api_version, POD.kind, rendered, body)
-
-
-def service_account(metadata: TaskExecutionMetadata) -> str:
-    """Whom the task asks to run as, else the execution's default."""
-    if metadata.security_context is not None:
-        security = podspec.parse(security_pb2.SecurityContext, metadata.security_context, "security_context")
-        if account := security.run_as.k8s_service_account:
-            return account
-    return metadata.k8s_service_account
 
 
 def _raw_pod(builder: PodSpecBuilder, task: PodTask) -> BuiltPod:
@@ -145,11 +132,3 @@ def _probe_debugger(containers: Sequence[ApiObject], primary: str) -> Sequence[A
         probe = {"httpGet": {"port": port}, "initialDelaySeconds": 15, "periodSeconds": 5, "failureThreshold": 50}
         probed[index] = {**container, "readinessProbe": probe}
     return probed
-
-
-def asks_for_debugger(environment: Sequence[Mapping[str, Any]]) -> bool:
-    """Whether the first variable that could ask for a debugger does."""
-    for variable in environment:
-        if variable["name"] == DEBUGGER:
-            return variable.get("value", "") in _TRUE
-    return False

@@ -1,0 +1,47 @@
+"""Building and reading an operator's objects: metadata of their pods, the rendered whole, typed partial decoding."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final, TypeVar
+
+import msgspec
+
+from propfan.pluginmachinery.config import K8sConfig
+from propfan.pluginmachinery.contexts import TaskExecutionMetadata
+from propfan.pluginmachinery.errors import DecodeError
+from propfan.pluginmachinery.kubernetes_plugin import Kind, ObjectMeta, ObservedObject, RenderedObject
+
+T = TypeVar("T")
+
+NO_METADATA: Final = ObjectMeta()
+
+
+def pod_metadata(
+    k8s: K8sConfig, execution: TaskExecutionMetadata, own: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    """Labels and annotations of a pod template: configured defaults, the task's ``own``, the execution's; the last wins.
+
+    Empty members are left out.
+    """
+    own = own or {}
+    labels = {**k8s.default_labels, **(own.get("labels") or {}), **execution.labels}
+    annotations = {**k8s.default_annotations, **(own.get("annotations") or {}), **execution.annotations}
+    return {name: value for name, value in (("labels", labels), ("annotations", annotations)) if value}
+
+
+def render(kind: Kind, metadata: ObjectMeta, spec: Mapping[str, Any]) -> RenderedObject:
+    """The object as the engine creates it; it has no status, which is the operator's to write."""
+    return RenderedObject(kind.api_version, kind.kind, metadata, b'"spec":' + msgspec.json.encode(spec))
+
+
+def decode(decoder: msgspec.json.Decoder[T], resource: ObservedObject) -> T:
+    """The part of an object that ``decoder`` knows.
+
+    Raises:
+        DecodeError: a field has another type than its operator writes.
+    """
+    try:
+        return decoder.decode(resource.raw)
+    except msgspec.DecodeError as error:
+        raise DecodeError(str(resource), str(error)) from error
