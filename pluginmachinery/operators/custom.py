@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
 
 from google.protobuf import json_format
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
@@ -37,7 +37,7 @@ def message_of(template: TaskTemplate, kind: type[M]) -> M:
     message = kind()
     try:
         value = structs.to_value(template.custom.SerializeToString())
-        _check(value, message.DESCRIPTOR, "custom")
+        _check(value, cast("Descriptor", message.DESCRIPTOR), "custom")
         json_format.ParseDict(value, message, ignore_unknown_fields=True)
     except (json_format.ParseError, structs.StructError, OverflowError) as error:
         raise CustomError(str(error)) from None
