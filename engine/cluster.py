@@ -8,7 +8,7 @@ Errors are the ``ApiError`` family of ``propfan.pluginmachinery.errors``.
 from __future__ import annotations
 
 import enum
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Any, Protocol
 
@@ -23,6 +23,7 @@ __all__ = [
     "TASK_ACTION",
     "Cluster",
     "Kind",
+    "LabelSelector",
     "ObjectList",
     "ObjectMeta",
     "ObservedObject",
@@ -33,6 +34,9 @@ __all__ = [
 TASK_ACTION = Kind("flyte.org", "v1", "TaskAction", "taskactions")
 POD_TEMPLATE = Kind("", "v1", "PodTemplate", "podtemplates")
 EVENT = Kind("events.k8s.io", "v1", "Event", "events")
+
+LabelSelector = Mapping[str, str | Collection[str]]
+"""The labels that an object must have: of each key the one value, or any of several. No value at all matches nothing."""
 
 
 class ObjectList(msgspec.Struct, frozen=True):
@@ -76,14 +80,15 @@ class Cluster(Protocol):
         kind: Kind,
         *,
         namespace: str = "",
-        labels: Mapping[str, str] | None = None,
+        labels: LabelSelector | None = None,
         limit: int = 500,
         continue_token: str = "",
     ) -> ObjectList:
-        """One page of objects, of all namespaces when none is given, with exactly these labels.
+        """One page of objects with these labels, of all namespaces when none is given.
 
         Raises:
             ExpiredError: ``continue_token`` is too old: start again.
+            BadRequestError: ``continue_token`` is none, or no label can be like one in ``labels``.
         """
         ...
 
@@ -92,7 +97,7 @@ class Cluster(Protocol):
         kind: Kind,
         *,
         namespace: str = "",
-        labels: Mapping[str, str] | None = None,
+        labels: LabelSelector | None = None,
         resource_version: str,
     ) -> AbstractAsyncContextManager[AsyncIterator[Sequence[WatchEvent]]]:
         """All changes after ``resource_version``, in order, in batches as they become known.
@@ -101,6 +106,7 @@ class Cluster(Protocol):
 
         Raises:
             ExpiredError: from the iterator: the version is too old: list, then watch again.
+            BadRequestError: from here or the iterator: no label can be like one in ``labels``.
         """
         ...
 

@@ -21,7 +21,7 @@ import anyio
 import anyio.to_thread
 import msgspec
 
-from propfan.engine.cluster import POD, Kind, ObjectList, ObjectMeta, ObservedObject
+from propfan.engine.cluster import POD, Kind, LabelSelector, ObjectList, ObjectMeta, ObservedObject
 from propfan.engine.embedded import admission, deletion, objects, patching
 from propfan.engine.embedded.commits import Batch, Commits, Part, Write
 from propfan.engine.embedded.garbage import GarbageCollector
@@ -105,7 +105,7 @@ class EmbeddedCluster:
         kind: Kind,
         *,
         namespace: str = "",
-        labels: Mapping[str, str] | None = None,
+        labels: LabelSelector | None = None,
         limit: int = 500,
         continue_token: str = "",
     ) -> ObjectList:
@@ -119,7 +119,7 @@ class EmbeddedCluster:
         return self._snapshots.first_page(kind, selector, limit, found, version, self._clock())
 
     def watch(
-        self, kind: Kind, *, namespace: str = "", labels: Mapping[str, str] | None = None, resource_version: str
+        self, kind: Kind, *, namespace: str = "", labels: LabelSelector | None = None, resource_version: str
     ) -> Watch:
         """Without a version, or from ``0``, it begins with all objects as added.
 

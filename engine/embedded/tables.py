@@ -62,13 +62,18 @@ class Table:
             return self
         if not any(key in self.by_label for key, _ in selector.items) and not self._index(selector):
             return self
-        indexed = [self.by_label[key].get(value, ()) for key, value in selector.items if key in self.by_label]
-        return [self.namespaces[namespace][name] for namespace, name in min(indexed, key=len)]
+        indexed = [
+            [self.by_label[key].get(value, ()) for value in values]
+            for key, values in selector.items
+            if key in self.by_label
+        ]
+        fewest = min(indexed, key=lambda found: sum(map(len, found)))
+        return [self.namespaces[namespace][name] for found in fewest for namespace, name in found]
 
     def _index(self, selector: Selector) -> bool:
         """Indexes the most selective label of the selector, when one is worth it."""
         labels = [stored.metadata.labels for stored in self]
-        counts = {key: sum(found.get(key) == value for found in labels) for key, value in selector.items}
+        counts = {key: sum(found.get(key) in values for found in labels) for key, values in selector.items}
         key = min(counts, key=counts.__getitem__)
         if len(labels) < MIN_INDEXED_OBJECTS or counts[key] * INDEXED_FRACTION > len(labels):
             return False

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from bisect import bisect_right
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Sequence
 from contextlib import AbstractAsyncContextManager
 from operator import attrgetter
 from types import TracebackType
@@ -16,9 +16,10 @@ from typing import Final, Self
 
 import msgspec
 
-from propfan.engine.cluster import Kind, ObjectMeta, ObservedObject, WatchEvent, WatchEventType
+from propfan.engine.cluster import Kind, LabelSelector, ObjectMeta, ObservedObject, WatchEvent, WatchEventType
+from propfan.engine.embedded.admission import is_label_value, is_qualified_name
 from propfan.engine.embedded.objects import StoredObject, head, with_version
-from propfan.pluginmachinery.errors import ExpiredError
+from propfan.pluginmachinery.errors import BadRequestError, ExpiredError
 
 MAX_CHANGES: Final = 20_000
 """Changes of one kind that are kept; an API server keeps up to 102,400 of them in its cache."""
@@ -32,20 +33,24 @@ BOOKMARK_AFTER: Final = 1_000
 
 
 class Selector:
-    """Which objects of a kind are meant: of one namespace or all, with exactly these labels."""
+    """Which objects of a kind are meant: of one namespace or all, with these labels.
+
+    Raises:
+        BadRequestError: a key or value can not be one of a label.
+    """
 
     __slots__ = ("items", "namespace")
 
-    def __init__(self, namespace: str, labels: Mapping[str, str] | None) -> None:
+    def __init__(self, namespace: str, labels: LabelSelector | None) -> None:
         self.namespace = namespace
-        self.items = tuple(sorted(labels.items())) if labels else ()
+        self.items = tuple((key, _values(key, labels[key])) for key in sorted(labels)) if labels else ()
 
     def matches(self, metadata: ObjectMeta) -> bool:
         if self.namespace and metadata.namespace != self.namespace:
             return False
         labels = metadata.labels
-        for key, value in self.items:  # noqa: SIM110 - once for each change and watch; a generator takes thrice as long
-            if labels.get(key) != value:
+        for key, values in self.items:  # noqa: SIM110 - once for each change and watch; a generator takes thrice as long
+            if labels.get(key) not in values:
                 return False
         return True
 
@@ -58,6 +63,16 @@ class Selector:
 
     def __hash__(self) -> int:
         return hash((self.namespace, self.items))
+
+
+def _values(key: str, wanted: str | Collection[str]) -> frozenset[str]:
+    values = frozenset((wanted,) if isinstance(wanted, str) else wanted)
+    if not is_qualified_name(key):
+        raise BadRequestError("label selector", f"{key[:80]!r} is not the key of a label")
+    for value in values:
+        if not is_label_value(value):
+            raise BadRequestError("label selector", f"{key}: {value[:80]!r} is not the value of a label")
+    return values
 
 
 class Change(msgspec.Struct, frozen=True, gc=False):

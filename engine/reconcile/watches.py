@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Final
 
 import anyio
 import structlog
 
-from propfan.engine.cluster import Cluster, Kind, ObservedObject, WatchEvent, WatchEventType
+from propfan.engine.cluster import Cluster, Kind, LabelSelector, ObservedObject, WatchEvent, WatchEventType
 from propfan.engine.task_state import DELAY_BACKOFF
 from propfan.pluginmachinery.errors import ApiError, ExpiredError
 
@@ -31,7 +31,7 @@ class Watcher:
         cluster: Cluster,
         kind: Kind,
         *,
-        labels: Mapping[str, str] | None = None,
+        labels: LabelSelector | None = None,
         on_event: Callable[[WatchEvent], None],
         on_listed: Callable[[frozenset[tuple[str, str]]], None],
         silence_s: float = 300.0,

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import anyio
 import pytest
 
-from propfan.engine.cluster import POD, Cluster, Kind, WatchEventType
+from propfan.engine.cluster import POD, Cluster, Kind, LabelSelector, WatchEventType
 from propfan.pluginmachinery.errors import (
     BadRequestError,
     ExpiredError,
@@ -48,6 +48,40 @@ class ReadContract:
         await cluster.delete(kind, namespace, "b")
         assert await names(x="1") == []
         assert await names(x="2") == ["a", "c"]
+
+    async def test_a_label_may_have_any_of_several_values(self, cluster: Cluster, namespace: str, kind: Kind) -> None:
+        for name, labels in (("a", {"x": "1"}), ("b", {"x": "2", "y": "2"}), ("c", {"x": "3", "y": "2"}), ("d", {})):
+            await cluster.create(kind, body(kind, namespace, name, labels=labels))
+
+        async def names(labels: LabelSelector) -> Sequence[str]:
+            page = await cluster.list(kind, namespace=namespace, labels=labels)
+            return [found.metadata.name for found in page.items]
+
+        assert await names({"x": ["1", "3"]}) == ["a", "c"]
+        assert await names({"x": {"1", "2", "3"}, "y": "2"}) == ["b", "c"]
+        assert await names({"x": ("2",), "y": ["2", "3"]}) == ["b"]
+        assert await names({"x": ["7", "8"]}) == []
+        assert await names({"x": []}) == []
+        assert await names({"x": [""]}) == []
+
+    async def test_a_selection_of_many_is_as_one_of_few(self, cluster: Cluster, namespace: str, kind: Kind) -> None:
+        """The embedded cluster indexes labels when there are enough objects."""
+        for number in range(70):
+            await cluster.create(kind, body(kind, namespace, f"a{number:02}", labels={"x": str(number)}))
+        page = await cluster.list(kind, namespace=namespace, labels={"x": ["3", "50", "99"]})
+        assert [found.metadata.name for found in page.items] == ["a03", "a50"]
+
+    @pytest.mark.parametrize(
+        "labels", [{"x": "a,y=b"}, {"x": ["a", "b)"]}, {"x!": "a"}, {"": "a"}, {"x": "-"}], ids=str
+    )
+    async def test_a_selector_of_what_can_be_no_label_is_refused(
+        self, cluster: Cluster, namespace: str, kind: Kind, labels: LabelSelector
+    ) -> None:
+        with pytest.raises(BadRequestError):
+            await cluster.list(kind, namespace=namespace, labels=labels)
+        with pytest.raises(BadRequestError):
+            async with cluster.watch(kind, namespace=namespace, labels=labels, resource_version="1") as changes:
+                await anext(changes)
 
     async def test_pages_are_of_one_moment(self, cluster: Cluster, namespace: str, kind: Kind) -> None:
         names = [f"a{number:02}" for number in range(25)]
@@ -130,6 +164,19 @@ class ReadContract:
         assert events[2].object.metadata.resource_version == left.metadata.resource_version
         assert events[2].object.metadata.labels == {"x": "1"}
         assert content(events[2].object)["spec"] == {"size": 2}
+
+    async def test_a_watch_of_several_values_sees_objects_pass_between_them(
+        self, cluster: Cluster, namespace: str, kind: Kind
+    ) -> None:
+        version = (await cluster.list(kind, namespace=namespace)).resource_version
+        async with cluster.watch(
+            kind, namespace=namespace, labels={"x": ["1", "2"]}, resource_version=version
+        ) as changes:
+            await cluster.create(kind, body(kind, namespace, "a", labels={"x": "1"}))
+            for value in ("2", "3", "2"):
+                await cluster.patch(kind, namespace, "a", {"metadata": {"labels": {"x": value}}})
+            events = await next_events(changes, 4)
+        assert told(events) == [(ADDED, "a"), (MODIFIED, "a"), (DELETED, "a"), (ADDED, "a")]
 
     async def test_a_watch_is_of_its_namespace_and_kind(self, cluster: Cluster, namespace: str, kind: Kind) -> None:
         version = (await cluster.list(kind, namespace=namespace)).resource_version

@@ -9,7 +9,8 @@ from typing import Any, Final, TypeVar
 import anyio
 import msgspec
 
-from propfan.engine.cluster import Kind, ObjectList, ObservedObject, WatchEvent, WatchEventType
+from propfan.engine.cluster import Kind, LabelSelector, ObjectList, ObservedObject, WatchEvent, WatchEventType
+from propfan.engine.embedded.watching import Selector
 from propfan.pluginmachinery.errors import (
     ApiError,
     ConflictError,
@@ -76,7 +77,7 @@ class FaultyCluster:
         kind: Kind,
         *,
         namespace: str = "",
-        labels: Mapping[str, str] | None = None,
+        labels: LabelSelector | None = None,
         limit: int = 500,
         continue_token: str = "",
     ) -> ObjectList:
@@ -95,7 +96,7 @@ class FaultyCluster:
         self._listed.add(kind)
         return found
 
-    def _past(self, kind: Kind, labels: Mapping[str, str] | None) -> ObjectList:
+    def _past(self, kind: Kind, labels: LabelSelector | None) -> ObjectList:
         """The objects as they were some changes ago."""
         changes = self._truth.changes[kind]
         back = self._life.dice.integer(0, _LAG_OF_LISTS, "back", self._life.number, str(kind))
@@ -107,17 +108,14 @@ class FaultyCluster:
             found.pop(event.object.metadata.name, None)
             if event.type is not WatchEventType.DELETED:
                 found[event.object.metadata.name] = event.object
-        items = [
-            seen
-            for seen in found.values()
-            if all(seen.metadata.labels.get(name) == value for name, value in (labels or {}).items())
-        ]
+        selector = Selector("", labels)
+        items = [seen for seen in found.values() if selector.matches(seen.metadata)]
         self._life.tell(f"list {kind} is {back} changes old")
         return ObjectList(items, kept[-1].object.metadata.resource_version)
 
     @asynccontextmanager
     async def watch(
-        self, kind: Kind, *, namespace: str = "", labels: Mapping[str, str] | None = None, resource_version: str
+        self, kind: Kind, *, namespace: str = "", labels: LabelSelector | None = None, resource_version: str
     ) -> AsyncIterator[AsyncIterator[Sequence[WatchEvent]]]:
         async def action() -> None:
             return None

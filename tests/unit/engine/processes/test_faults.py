@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from propfan.engine.cluster import POD, Kind, ObjectList, ObservedObject, WatchEvent
+from propfan.engine.cluster import POD, Kind, LabelSelector, ObjectList, ObservedObject, WatchEvent
 from propfan.engine.embedded import EmbeddedCluster
 from propfan.engine.processes import ProcessRuntime, pod_worker, runtime
 from propfan.engine.processes.pod_worker import PodWorker
@@ -49,7 +49,7 @@ class FaultyCluster:
         kind: Kind,
         *,
         namespace: str = "",
-        labels: Mapping[str, str] | None = None,
+        labels: LabelSelector | None = None,
         limit: int = 500,
         continue_token: str = "",
     ) -> ObjectList:
@@ -61,7 +61,7 @@ class FaultyCluster:
 
     @asynccontextmanager
     async def watch(
-        self, kind: Kind, *, namespace: str = "", labels: Mapping[str, str] | None = None, resource_version: str
+        self, kind: Kind, *, namespace: str = "", labels: LabelSelector | None = None, resource_version: str
     ) -> AsyncIterator[AsyncIterator[Sequence[WatchEvent]]]:
         async with self._cluster.watch(
             kind, namespace=namespace, labels=labels, resource_version=resource_version

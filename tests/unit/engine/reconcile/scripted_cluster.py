@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, NamedTuple
 
 import anyio
 import msgspec
 
-from propfan.engine.cluster import Kind, ObjectList, ObjectMeta, ObservedObject, WatchEvent, WatchEventType
+from propfan.engine.cluster import (
+    Kind,
+    LabelSelector,
+    ObjectList,
+    ObjectMeta,
+    ObservedObject,
+    WatchEvent,
+    WatchEventType,
+)
 from propfan.pluginmachinery.errors import ApiError
 
 SILENCE = object()
@@ -61,16 +69,14 @@ class ScriptedCluster:
             raise answer
         return answer
 
-    async def list(
-        self, kind: Kind, *, labels: Mapping[str, str] | None = None, continue_token: str = ""
-    ) -> ObjectList:
+    async def list(self, kind: Kind, *, labels: LabelSelector | None = None, continue_token: str = "") -> ObjectList:
         page = await self._answer("list", continue_token)
         assert isinstance(page, Page), f"listed while the script has {page}"
         return ObjectList(page.items, page.version, page.next_token)
 
     @asynccontextmanager
     async def watch(
-        self, kind: Kind, *, labels: Mapping[str, str] | None = None, resource_version: str
+        self, kind: Kind, *, labels: LabelSelector | None = None, resource_version: str
     ) -> AsyncIterator[AsyncIterator[Sequence[WatchEvent]]]:
         stream = await self._answer("watch", resource_version)
         assert isinstance(stream, Stream), f"watched while the script has {stream}"
