@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Collection, Mapping
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import msgspec
 
@@ -24,6 +24,31 @@ from propfan.pluginmachinery.web_plugin import AsyncWebPlugin, SyncWebPlugin, We
 T = TypeVar("T")
 
 
+class CrdSchemas(Protocol):
+    """What the custom resource definitions of the cluster say."""
+
+    async def has_field(self, kind: Kind, path: str) -> bool:
+        """Whether the schema of a kind, in its version, has a field.
+
+        Args:
+            path: From the object's root, e.g. ``spec.driver.template``.
+
+        Returns:
+            ``False`` also when the cluster does not serve that kind in that version.
+
+        Raises:
+            ApiError: the definition can not be read now.
+        """
+        ...
+
+
+class NoCrdSchemas:
+    """Of a cluster that has no definitions, or where nobody looks."""
+
+    async def has_field(self, kind: Kind, path: str) -> bool:
+        return False
+
+
 class SetupContext(msgspec.Struct, frozen=True):
     """What a plugin may use while it is loaded; all of it may be kept.
 
@@ -33,6 +58,9 @@ class SetupContext(msgspec.Struct, frozen=True):
         sections: The plugins' own configuration sections as they were read, by name below ``plugins``.
         environment: Variables of the engine's process, of which the configuration may pass some on.
         storage: Of the engine, for containers that move inputs and outputs.
+        crds: For plugins whose objects depend on the version of their operator; asking costs a request.
+        logger_level: Of those containers; 3 is warnings.
+        workflow_id: Of the workflow that the engine itself runs in, which its tasks are told; may be empty.
     """
 
     k8s: K8sConfig
@@ -42,6 +70,9 @@ class SetupContext(msgspec.Struct, frozen=True):
     sections: Mapping[str, Mapping[str, Any]] = {}
     environment: Mapping[str, str] = {}
     storage: StorageConfig = DEFAULT_STORAGE
+    crds: CrdSchemas = NoCrdSchemas()
+    logger_level: int = 3
+    workflow_id: str = ""
 
     def section(self, name: str, shape: type[T]) -> T:
         """The section ``name`` as a Struct; its defaults where the section is absent.

@@ -9,12 +9,26 @@ import msgspec
 
 from propfan.pluginmachinery.config import K8sConfig
 from propfan.pluginmachinery.contexts import TaskExecutionMetadata
+from propfan.pluginmachinery.entries import SetupContext
 from propfan.pluginmachinery.errors import DecodeError
 from propfan.pluginmachinery.kubernetes_plugin import Kind, ObjectMeta, ObservedObject, RenderedObject
+from propfan.pluginmachinery.podspec.build import PodSpecBuilder
 
 T = TypeVar("T")
 
 NO_METADATA: Final = ObjectMeta()
+
+
+def pod_spec_builder(setup: SetupContext) -> PodSpecBuilder:
+    """What turns tasks into the pods of a plugin's objects."""
+    return PodSpecBuilder(
+        setup.k8s,
+        setup.pod_templates,
+        storage=setup.storage,
+        logger_level=setup.logger_level,
+        process_env=setup.environment,
+        workflow_id=setup.workflow_id,
+    )
 
 
 def pod_metadata(

@@ -28,7 +28,8 @@ def run(case: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def phase_info_output(info: PhaseInfo) -> dict[str, Any]:
+def phase_info_output(info: PhaseInfo, *, has_process: bool = True) -> dict[str, Any]:
+    """The verdict; without ``has_process`` the containers of log contexts have only names."""
     error = info.error
     return {
         "phase": info.phase.wire_name,
@@ -36,53 +37,54 @@ def phase_info_output(info: PhaseInfo) -> dict[str, Any]:
         "reason": info.reason,
         "cleanup_on_failure": info.cleanup_on_failure,
         "error": None if error is None else {"code": error.code, "kind": error.kind.value, "message": error.message},
-        "info": None if info.info is None else _task_info_output(info.info),
+        "info": None if info.info is None else _task_info_output(info.info, has_process=has_process),
     }
 
 
-def _task_info_output(info: TaskInfo) -> dict[str, Any]:
+def _task_info_output(info: TaskInfo, *, has_process: bool) -> dict[str, Any]:
+    context = info.log_context
     return {
         "occurred_at": inputs.time_text(info.occurred_at),
         "reported_at": inputs.time_text(info.reported_at),
         "logs": log_outputs(info.logs),
-        "log_context": None if info.log_context is None else log_context_output(info.log_context),
+        "log_context": None if context is None else log_context_output(context, has_process=has_process),
         "custom_info": info.custom_info,
         "additional_reasons": list(info.additional_reasons),
         "external_resources": len(info.external_resources),
     }
 
 
-def log_context_output(context: LogContext) -> dict[str, Any]:
+def log_context_output(context: LogContext, *, has_process: bool = True) -> dict[str, Any]:
     """JSON of ``core.LogContext``: empty members are left out."""
     connector = {"endpoint": context.connector_endpoint} if context.connector_endpoint else None
     return _without_empty(
         {
-            "pods": [_pod_output(pod) for pod in context.pods],
+            "pods": [_pod_output(pod, has_process=has_process) for pod in context.pods],
             "primary_pod_name": context.primary_pod_name,
             "connector": connector,
         }
     )
 
 
-def _pod_output(pod: PodLogContext) -> dict[str, Any]:
+def _pod_output(pod: PodLogContext, *, has_process: bool) -> dict[str, Any]:
     return _without_empty(
         {
             "namespace": pod.namespace,
             "pod_name": pod.pod_name,
             "primary_container_name": pod.primary_container_name,
-            "containers": [_container_output(c) for c in pod.containers],
-            "init_containers": [_container_output(c) for c in pod.init_containers],
+            "containers": [_container_output(c, has_process=has_process) for c in pod.containers],
+            "init_containers": [_container_output(c, has_process=has_process) for c in pod.init_containers],
         }
     )
 
 
-def _container_output(container: ContainerContext) -> dict[str, Any]:
+def _container_output(container: ContainerContext, *, has_process: bool) -> dict[str, Any]:
     process = {
         "container_start_time": _optional_time(container.container_start_time),
         "container_end_time": _optional_time(container.container_end_time),
     }
     name = _without_empty({"container_name": container.container_name})
-    return {**name, "process": _without_empty(process)}
+    return {**name, "process": _without_empty(process)} if has_process else name
 
 
 def _optional_time(when: datetime | None) -> str:
