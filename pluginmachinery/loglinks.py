@@ -100,8 +100,14 @@ class LogsConfig(msgspec.Struct, frozen=True, rename="kebab"):
     azure_log_templates: Sequence[AzureLinkTemplate] = ()
 
 
-NO_LOGS: Final = LogsConfig(kubernetes_enabled=False, kubernetes_template_uri="")
-"""Default of the sections nested in plugins whose own logs are off."""
+class PluginLogsConfig(LogsConfig, frozen=True, rename="kebab"):
+    """The section as it is nested in plugins whose own logs are off unless configured."""
+
+    kubernetes_enabled: bool = False
+    kubernetes_template_uri: str = ""
+
+
+NO_LOGS: Final = PluginLogsConfig()
 
 
 class LogInput(msgspec.Struct, frozen=True):
