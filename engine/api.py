@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from datetime import datetime
-from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
 
@@ -14,36 +12,28 @@ import anyio
 import msgspec
 import structlog
 
-from propfan.engine import machine, submission
+from propfan.engine import assembly, machine, submission
+from propfan.engine.assembly import installed_plugins
 from propfan.engine.clock import Clock, SystemClock
-from propfan.engine.cluster import TASK_ACTION, Kind, ObservedObject
+from propfan.engine.cluster import TASK_ACTION, Cluster, ObjectMeta, ObservedObject
 from propfan.engine.config import EngineConfig
 from propfan.engine.embedded import EmbeddedCluster
 from propfan.engine.garbage import GarbageCollector
 from propfan.engine.journal_sink import JournalSink
-from propfan.engine.pod_templates import WatchedPodTemplates
 from propfan.engine.processes import OnExit, ProcessRuntime
 from propfan.engine.reconcile.live_task import LiveTask, TaskKey, decode
-from propfan.engine.reconcile.reconciler import Reconciler
-from propfan.engine.reconcile.rounds import Rounds
-from propfan.engine.reconcile.task_context import Ports
-from propfan.engine.secrets import FileEnvSecrets
-from propfan.engine.storage import ObjectStore
 from propfan.engine.submission import Submission, TaskStatus
-from propfan.engine.task_cache import StoreCache
 from propfan.engine.task_events import EventSink, TaskEvent
 from propfan.engine.task_state import Stage
-from propfan.pluginmachinery import iopaths
-from propfan.pluginmachinery.config import K8sConfig, decode_config
 from propfan.pluginmachinery.contexts import DataStore
-from propfan.pluginmachinery.entries import LoadedClusterPlugin, LoadedKubernetesPlugin, SetupContext
 from propfan.pluginmachinery.errors import AlreadyExistsError, ConfigError, NotFoundError, PermanentError
-from propfan.pluginmachinery.loglinks import LogsConfig
 from propfan.pluginmachinery.phases import Phase
 from propfan.pluginmachinery.registry import Registry
 from propfan.pluginmachinery.taskaction import ABORT_ANNOTATION, TaskAction
 
 logger = structlog.get_logger(__name__)
+
+__all__ = ["DATABASE_FILE", "Engine", "Explanation", "installed_plugins"]
 
 DATABASE_FILE: Final = "cluster.db"
 
@@ -85,10 +75,12 @@ class Engine:
     entering it again on the same ``data_dir`` goes on with them.
 
     Args:
-        cluster: In place of the one in ``config.data_dir``.
+        cluster: In place of the one in ``config.data_dir``. Only an ``EmbeddedCluster`` keeps a journal
+            of events; any other needs a ``sink`` for them. This engine must be the only one that drives
+            its tasks: replicas that share them are ``propfan serve``.
         registry: In place of the installed plugins.
         store: In place of object stores by URI.
-        sink: Where events go in addition to the engine's own journal.
+        sink: Where events go in addition to the engine's own journal, if there is one.
         clock: For tests.
         detach: Leave running processes alone on exit; the next engine on ``data_dir`` finds them.
     """
@@ -97,7 +89,7 @@ class Engine:
         self,
         config: EngineConfig | None = None,
         *,
-        cluster: EmbeddedCluster | None = None,
+        cluster: Cluster | None = None,
         registry: Registry | None = None,
         store: DataStore | None = None,
         sink: EventSink | None = None,
@@ -131,42 +123,29 @@ class Engine:
     @asynccontextmanager
     async def _running(self) -> AsyncIterator[None]:
         config = self.config
-        k8s = decode_config(K8sConfig, config.plugins.get("k8s"), "plugins.k8s")
-        logs = decode_config(LogsConfig, config.plugins.get("logs"), "plugins.logs")
-        storage = config.storage.with_environment(os.environ)
-        self._store_root = _store_root(config)
         async with AsyncExitStack() as stack:
-            cluster = self._given_cluster
+            cluster: Cluster | EmbeddedCluster | None = self._given_cluster
             if cluster is None:
                 path = config.data_dir / DATABASE_FILE if config.data_dir is not None else None
                 cluster = await stack.enter_async_context(EmbeddedCluster.open(path, clock=self._clock.now))
-            self.cluster = cluster
-            self.store: DataStore = self._given_store or ObjectStore(storage)
-            self._journal = JournalSink(cluster)
-            secrets = FileEnvSecrets(os.environ)
-            pod_templates = WatchedPodTemplates(cluster, config.namespace)
-            self.registry = self._given_registry or installed_plugins(config)
-            setup = SetupContext(k8s, logs, secrets, pod_templates, config.plugins, dict(os.environ))
-            refused = self.registry.load(setup)
-            for problem in refused:
-                logger.error("plugin can not be loaded", plugin=problem.plugin, error=str(problem))
-            ports = Ports(cluster, self.store, secrets, config.max_payload_bytes, config.default_service_account)
-            cache = StoreCache(
-                self.store, iopaths.join(self._store_root, "cache"), self._clock, limit_bytes=config.max_payload_bytes
+            self.cluster: Cluster = cluster
+            self._journal = JournalSink(cluster) if isinstance(cluster, EmbeddedCluster) else None
+            sink = self._sink()
+            parts = assembly.lay(config, cluster, self._clock, registry=self._given_registry, store=self._given_store)
+            self.store: DataStore = parts.store
+            self.registry = parts.registry
+            self._store_root = parts.store_root
+            self._reconciler = assembly.reconciler(
+                parts, cluster=cluster, cache=assembly.own_cache(parts), sink=sink, on_final=self._on_final
             )
-            rounds = Rounds(self.registry, ports, cache, config, k8s, self._clock)
-            sink = self._journal if self._given_sink is None else _Both(self._journal, self._given_sink)
-            self._reconciler = Reconciler(
-                cluster, rounds, sink, config, self._clock, watched=_watched(self.registry), on_final=self._on_final
-            )
-            garbage = GarbageCollector(cluster, config, self._clock, before_delete=self._journal.forget)
+            garbage = GarbageCollector(cluster, config, self._clock, before_delete=self._forget)
             tasks = await stack.enter_async_context(anyio.create_task_group())
             stack.callback(tasks.cancel_scope.cancel)
-            tasks.start_soon(pod_templates.watcher.run)
-            await pod_templates.watcher.is_synced.wait()
+            tasks.start_soon(parts.pod_templates.watcher.run)
+            await parts.pod_templates.watcher.is_synced.wait()
             tasks.start_soon(self._reconciler.run)
             tasks.start_soon(garbage.run)
-            if config.data_dir is not None and self._given_cluster is None:
+            if config.data_dir is not None and isinstance(cluster, EmbeddedCluster) and self._given_cluster is None:
                 self._processes = ProcessRuntime(
                     cluster,
                     data_dir=config.data_dir / "processes",
@@ -175,6 +154,23 @@ class Engine:
                 )
                 await stack.enter_async_context(self._processes)
             yield
+
+    def _sink(self) -> EventSink:
+        journal, given = self._journal, self._given_sink
+        if journal is None:
+            if given is None:
+                raise ConfigError("sink", "this cluster keeps no journal of events: give the engine a sink for them")
+            return given
+        return journal if given is None else _Both(journal, given)
+
+    async def _forget(self, task: ObjectMeta) -> None:
+        if self._journal is not None:
+            await self._journal.forget(task)
+
+    def _journal_of(self, call: str) -> JournalSink:
+        if self._journal is None:
+            raise ConfigError(call, "this cluster keeps no journal of events: they go to the engine's sink only")
+        return self._journal
 
     def _on_final(self, live: LiveTask) -> None:
         waiter = self._waiters.pop(live.key, None)
@@ -322,14 +318,23 @@ class Engine:
     async def events(
         self, *, after: int = 0, key: TaskKey | None = None
     ) -> AsyncIterator[AsyncIterator[tuple[int, TaskEvent]]]:
-        """Everything that was and will be reported, in order, each with a number to go on ``after`` later."""
+        """Everything that was and will be reported, in order, each with a number to go on ``after`` later.
+
+        Raises:
+            ConfigError: the cluster is one without a journal.
+        """
         prefix = f"{key}/" if key is not None else ""
-        async with aclosing(self._journal.follow(after=after, key_prefix=prefix)) as stream:  # type: ignore[type-var]
+        journal = self._journal_of("events")
+        async with aclosing(journal.follow(after=after, key_prefix=prefix)) as stream:  # type: ignore[type-var]
             yield stream
 
     async def history(self, key: TaskKey) -> Sequence[TaskEvent]:
-        """What was reported of one task so far."""
-        return await self._journal.recorded(key_prefix=f"{key}/")
+        """What was reported of one task so far.
+
+        Raises:
+            ConfigError: the cluster is one without a journal.
+        """
+        return await self._journal_of("history").recorded(key_prefix=f"{key}/")
 
     async def settled(self) -> None:
         """Returns once no task is left: every verdict is in, and what had to go is gone."""
@@ -362,32 +367,3 @@ class _Both:
     async def record(self, events: Sequence[TaskEvent]) -> None:
         await self._given.record(events)
         await self._journal.record(events)
-
-
-def installed_plugins(config: EngineConfig) -> Registry:
-    """A registry of everything that is installed; what is refused is logged by name."""
-    registry = Registry(config.default_for_task_types, config.default_plugin)
-    for problem in registry.discover():
-        logger.error("plugin refused", plugin=problem.plugin, error=str(problem))
-    return registry
-
-
-def _watched(registry: Registry) -> frozenset[Kind]:
-    return frozenset(
-        loaded.entry.watched
-        for loaded in registry.plugins
-        if isinstance(loaded, LoadedKubernetesPlugin | LoadedClusterPlugin)
-    )
-
-
-def _store_root(config: EngineConfig) -> str:
-    if config.store:
-        return config.store.rstrip("/")
-    if config.data_dir is None:
-        return "memory://propfan"
-    folder = Path(config.data_dir).absolute() / "store"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ConfigError("data_dir", f"{folder} can not be made: {error}") from error
-    return f"file://{folder}"  # not as_uri(): stores and the SDK take names as they are, without percent signs
