@@ -123,6 +123,7 @@ class Engine:
     @asynccontextmanager
     async def _running(self) -> AsyncIterator[None]:
         config = self.config
+        self._store_root = assembly.store_root(config)
         async with AsyncExitStack() as stack:
             cluster: Cluster | EmbeddedCluster | None = self._given_cluster
             if cluster is None:
@@ -134,7 +135,6 @@ class Engine:
             parts = assembly.lay(config, cluster, self._clock, registry=self._given_registry, store=self._given_store)
             self.store: DataStore = parts.store
             self.registry = parts.registry
-            self._store_root = parts.store_root
             self._reconciler = assembly.reconciler(
                 parts, cluster=cluster, cache=assembly.own_cache(parts), sink=sink, on_final=self._on_final
             )
