@@ -16,8 +16,14 @@
         ObjectNotFoundError       there is no such object
         ObjectTooLargeError       larger than the limit; size_bytes, limit_bytes
       ApiError                    an answer of the cluster; status, reason
-        NotFoundError, AlreadyExistsError, ConflictError, InvalidError, ForbiddenError,
-        BadRequestError, TooLargeError, ExpiredError, ThrottledError, UnavailableError
+        NotFoundError
+          KindNotServedError      nor is there such a kind
+        AlreadyExistsError, ConflictError, InvalidError, BadRequestError, TooLargeError,
+        ExpiredError, ThrottledError
+        ForbiddenError
+          QuotaExceededError
+        UnavailableError
+          UnauthorizedError
       InvalidTransitionError      a bug of the engine; state, event
 
 Values are attributes, so that callers never parse messages. Each error survives pickle.
@@ -213,6 +219,10 @@ class NotFoundError(ApiError):
     status, reason = 404, "NotFound"
 
 
+class KindNotServedError(NotFoundError):
+    """The cluster does not know the kind: there can be no such object until its definition is installed."""
+
+
 class AlreadyExistsError(ApiError):
     status, reason = 409, "AlreadyExists"
 
@@ -231,6 +241,10 @@ class ForbiddenError(ApiError):
     """Quota, admission or access rules refuse the call."""
 
     status, reason = 403, "Forbidden"
+
+
+class QuotaExceededError(ForbiddenError):
+    """A ResourceQuota of the namespace is used up: there is room once something else has ended."""
 
 
 class BadRequestError(ApiError):
@@ -255,6 +269,12 @@ class UnavailableError(ApiError):
     """The server failed or did not answer; a write may have been applied all the same."""
 
     status, reason = 503, "ServiceUnavailable"
+
+
+class UnauthorizedError(UnavailableError):
+    """The engine's own credentials are not accepted, also not once renewed. The call had no effect."""
+
+    status, reason = 401, "Unauthorized"
 
 
 class InvalidTransitionError(PropfanError):

@@ -31,6 +31,7 @@ from propfan.pluginmachinery.errors import (
     ConflictError,
     ForbiddenError,
     InvalidError,
+    KindNotServedError,
     NotFoundError,
     ThrottledError,
     TooLargeError,
@@ -76,6 +77,8 @@ class KubernetesRunner:
         except ForbiddenError as error:
             # A quota may be used up by the very object, made by an engine that died before it wrote that down.
             return await self._adopt(live, ctx) or Postponed(str(error), error.retry_after_s)
+        except KindNotServedError as error:
+            return Postponed(str(error), error.retry_after_s)
         except (TooLargeError, InvalidError, BadRequestError) as error:
             return Refused(ExecutionError(_NEVER_AS_IT_IS[type(error)], str(error), ErrorKind.USER))
         except (ThrottledError, UnavailableError, ConflictError) as error:  # a quota's count may be in conflict

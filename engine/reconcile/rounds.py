@@ -58,6 +58,7 @@ from propfan.pluginmachinery.errors import (
     StorageError,
     TaskError,
     ThrottledError,
+    UnavailableError,
     TransientError,
     code_of,
 )
@@ -393,7 +394,7 @@ def _event_of(error: Exception) -> Event:
             return Delayed(text, error.retry_after_s)
         case TaskError():
             return Faulted(code, readable(error.message), is_permanent=isinstance(error, PermanentError))
-        case ApiError() if isinstance(error, ThrottledError) or error.status >= 500:
+        case ApiError() if isinstance(error, (ThrottledError, UnavailableError)) or error.status >= 500:
             return Delayed(text, error.retry_after_s)
         case ApiError():
             return Faulted(error.reason, text)

@@ -29,11 +29,13 @@ from propfan.pluginmachinery.errors import (
     ExpiredError,
     ForbiddenError,
     InvalidError,
+    KindNotServedError,
     NotFoundError,
     PermanentError,
     TaskError,
     ThrottledError,
     TooLargeError,
+    UnauthorizedError,
     UnavailableError,
 )
 from propfan.pluginmachinery.kubernetes_plugin import POD, ObjectMeta, ObservedObject
@@ -176,6 +178,12 @@ async def test_used_up_quota_is_waited_for() -> None:
     async with single_task() as it:
         it.cluster.errors["create"].append(ForbiddenError("Pod x", "exceeded quota: cpu", 7.0))
         assert await it.launch() == Postponed("Pod x: exceeded quota: cpu", 7.0)
+
+
+async def test_kind_that_the_cluster_does_not_serve_yet_is_waited_for() -> None:
+    async with single_task() as it:
+        it.cluster.errors["create"].append(KindNotServedError("Pod x", "not served: install it"))
+        assert await it.launch() == Postponed("Pod x: not served: install it", 0.0)
 
 
 async def test_quota_that_the_tasks_own_object_uses_up_is_no_reason_to_wait() -> None:
@@ -415,6 +423,7 @@ async def test_object_that_goes_is_lost_unless_it_has_ended(phase: str, *, has_e
     [
         (ThrottledError("Pod x", "slow down", 5.0), Delayed("Pod x: slow down", 5.0)),
         (UnavailableError("Pod x", "down"), Delayed("Pod x: down")),
+        (UnauthorizedError("Pod x", "who are you"), Delayed("Pod x: who are you")),
         (ForbiddenError("Pod x", "no"), Faulted("Forbidden", "Pod x: no")),
     ],
     ids=repr,
