@@ -19,6 +19,7 @@ class Watcher:
     """Tells of every object of a kind, and of every change, at least once and in order.
 
     Args:
+        namespace: Only objects in it are seen; of all namespaces when empty.
         labels: Only objects with these labels are seen.
         on_listed: Called after each list with the keys of everything that exists: what is not among
             them is gone.
@@ -31,6 +32,7 @@ class Watcher:
         cluster: Cluster,
         kind: Kind,
         *,
+        namespace: str = "",
         labels: LabelSelector | None = None,
         on_event: Callable[[WatchEvent], None],
         on_listed: Callable[[frozenset[tuple[str, str]]], None],
@@ -38,6 +40,7 @@ class Watcher:
     ) -> None:
         self._cluster: Final = cluster
         self.kind: Final = kind
+        self._namespace: Final = namespace
         self._labels: Final = labels
         self._on_event: Final = on_event
         self._on_listed: Final = on_listed
@@ -72,7 +75,9 @@ class Watcher:
         seen: set[tuple[str, str]] = set()
         token = version = ""
         while True:
-            page = await self._cluster.list(self.kind, labels=self._labels, continue_token=token)
+            page = await self._cluster.list(
+                self.kind, namespace=self._namespace, labels=self._labels, continue_token=token
+            )
             for item in page.items:
                 seen.add(_key(item))
                 self._on_event(WatchEvent(WatchEventType.ADDED, item))
@@ -84,7 +89,9 @@ class Watcher:
 
     async def _watch(self, version: str) -> None:
         """Until the server ends the stream, or says nothing for too long."""
-        async with self._cluster.watch(self.kind, labels=self._labels, resource_version=version) as stream:
+        async with self._cluster.watch(
+            self.kind, namespace=self._namespace, labels=self._labels, resource_version=version
+        ) as stream:
             while True:
                 events: Sequence[WatchEvent] | None = None
                 with anyio.move_on_after(self._silence_s) as waiting:

@@ -76,7 +76,7 @@ class ScriptedCluster:
 
     @asynccontextmanager
     async def watch(
-        self, kind: Kind, *, labels: LabelSelector | None = None, resource_version: str
+        self, kind: Kind, *, namespace: str = "", labels: LabelSelector | None = None, resource_version: str
     ) -> AsyncIterator[AsyncIterator[Sequence[WatchEvent]]]:
         stream = await self._answer("watch", resource_version)
         assert isinstance(stream, Stream), f"watched while the script has {stream}"
