@@ -58,8 +58,8 @@ from propfan.pluginmachinery.errors import (
     StorageError,
     TaskError,
     ThrottledError,
-    UnavailableError,
     TransientError,
+    UnavailableError,
     code_of,
 )
 from propfan.pluginmachinery.phases import Phase
