@@ -7,6 +7,8 @@
         InUseError                another process works with the same data
         NameTooLongError          no name fits the bound; result
       PluginError                 refused at registration; plugin, field, rule
+        ConnectorError            the same of a connector
+      ConnectorNotFoundError      no connector runs the task type, or has the name; subject
       TaskError                   about one task; code (the string that clients see)
         PermanentError            it can never succeed; the engine does not retry
           PluginNotFoundError     no plugin runs its type; task_type
@@ -103,6 +105,26 @@ class PluginError(PropfanError):
         self.plugin = plugin
         self.field = field
         self.rule = rule
+
+
+class ConnectorError(PluginError):
+    """A connector is refused at registration; ``plugin`` is its name, or how it was found when it has none."""
+
+    def __init__(self, connector: str, field: str, rule: str) -> None:
+        super().__init__(connector, field, rule)
+        self.args = (f"connector '{connector}': {field}: {rule}",)
+
+
+class ConnectorNotFoundError(PropfanError):
+    """There is no such connector.
+
+    Attributes:
+        subject: What was asked for, e.g. ``task type: spark and version: 1``.
+    """
+
+    def __init__(self, subject: str, hint: str = "") -> None:
+        super().__init__(f"Cannot find connector for {subject}" + (f"; {hint}" if hint else ""))
+        self.subject = subject
 
 
 class TaskError(PropfanError):
