@@ -73,6 +73,7 @@ class Submission(msgspec.Struct, frozen=True, kw_only=True):
     env_vars: Mapping[str, str] = {}
     interruptible: bool | None = None
     labels: Mapping[str, str] = {}
+    annotations: Mapping[str, str] = {}
     group: str = ""
 
 
@@ -149,7 +150,11 @@ def to_task_action(submission: Submission, *, namespace: str, store: str) -> Tas
     }
     made = TaskAction(
         metadata=ObjectMeta(
-            name=name, namespace=namespace, labels=labels, finalizers=() if is_condition else (FINALIZER,)
+            name=name,
+            namespace=namespace,
+            labels=labels,
+            annotations=submission.annotations,
+            finalizers=() if is_condition else (FINALIZER,),
         ),
         spec=TaskActionSpec(
             run_name=run,

@@ -27,6 +27,9 @@ INVALID_SPEC: Final = "InvalidSpec"
 ABORT_ANNOTATION: Final = "propfan.dev/abort"
 """Its value is the reason: the task is aborted and its object kept, unlike with a deletion."""
 
+CACHE_OVERWRITE_ANNOTATION: Final = "propfan.dev/cache-overwrite"
+"""``true``: the task runs even where its outputs are cached, and its own take their place."""
+
 TASK: Final = "task"
 CONDITION: Final = "condition"
 """Values of ``actionType``; empty means a task."""
