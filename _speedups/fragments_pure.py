@@ -15,15 +15,15 @@ class FragmentError(ValueError):
 
 
 def cut(text: bytes, mark: bytes) -> tuple[bytes | int, ...]:
-    """The program of a text in which ``mark``, one letter from ``A`` on, ``mark`` stands for each value.
+    """The program of a text in which ``mark``, its index in decimal digits, ``mark`` stands for each value.
 
     Raises:
         FragmentError: a mark stands alone.
     """
     parts = text.split(mark)
-    if len(parts) % 2 == 0 or any(len(letter) != 1 for letter in parts[1::2]):
+    if len(parts) % 2 == 0 or not all(digits.isdigit() for digits in parts[1::2]):
         raise FragmentError("a mark stands alone")
-    return tuple(part if index % 2 == 0 else part[0] - 65 for index, part in enumerate(parts))
+    return tuple(int(part) if index % 2 else part for index, part in enumerate(parts))
 
 
 def render(program: tuple[bytes | int, ...], values: list[str | Mapping[str, str]]) -> bytes:

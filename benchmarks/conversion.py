@@ -230,8 +230,8 @@ def _program(recorded: Recorded) -> tuple[tuple[bytes | int, ...], list[Any]]:
     environment = dict(recorded.case["metadata"]["environment_variables"])
     texts = list(recorded.case["paths"].values())
     mark = "\ufdd0".encode()
-    slots = b",".join(b'"' + mark + bytes([65 + index % 10]) + mark + b'"' for index in range(30))
-    text = b'{"a":"' + b"x" * 2000 + b'","b":[' + slots + b'],"env":[' + mark + b"K" + mark + b"]}"
+    slots = b",".join(b'"' + mark + b"%d" % (index % 10) + mark + b'"' for index in range(30))
+    text = b'{"a":"' + b"x" * 2000 + b'","b":[' + slots + b'],"env":[' + mark + b"10" + mark + b"]}"
     return fragments.cut(text, mark), [*texts[:10], environment]
 
 

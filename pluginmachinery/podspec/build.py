@@ -6,7 +6,7 @@ spec's top level and shares the rest.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
@@ -55,6 +55,10 @@ _SHOWN_BYTES: Final = 400
 _NAME_ALPHABET: Final = "bcdfghjklmnpqrstvwxz2456789"
 
 
+def _no_value(name: str) -> str:
+    raise LookupError(f"the task has no value {name!r}")
+
+
 class PodTask(msgspec.Struct, frozen=True):
     """One execution of a template, all that a pod is made of.
 
@@ -62,6 +66,7 @@ class PodTask(msgspec.Struct, frozen=True):
         parameters: What the placeholders in its command line stand for.
         container_name: Of the container that a ``container`` target becomes.
         environment: Variables of the execution; the metadata's own are looked at no more.
+        own: Values of a plugin's own by name, see ``plan.Plans``.
     """
 
     template: TaskTemplate
@@ -69,6 +74,7 @@ class PodTask(msgspec.Struct, frozen=True):
     parameters: TemplateParameters
     container_name: str
     environment: list[dict[str, Any]]
+    own: Callable[[str], str] = _no_value
 
 
 class BuiltPod(msgspec.Struct):
@@ -91,7 +97,7 @@ def container_name(generated_name: str) -> str:
     return letters
 
 
-async def read_task(ctx: TaskContext) -> PodTask:
+async def read_task(ctx: TaskContext, own: Callable[[str], str] = _no_value) -> PodTask:
     """The task of a context; its inputs are read only when a template may ask for one."""
     overrides = ctx.metadata.overrides
     pod_template = None if overrides is None else overrides.pod_template
@@ -101,7 +107,7 @@ async def read_task(ctx: TaskContext) -> PodTask:
             inputs = await ctx.inputs.read()
         except (StorageError, DecodeError) as error:
             inputs = error
-    return task_of(ctx.template, ctx.metadata, ctx.paths, inputs)
+    return task_of(ctx.template, ctx.metadata, ctx.paths, inputs, own)
 
 
 def asks_for_inputs(serialised: bytes) -> bool:
@@ -116,6 +122,7 @@ def task_of(
     metadata: TaskExecutionMetadata,
     paths: IOPaths | None,
     inputs: LiteralMap | Exception | None = None,
+    own: Callable[[str], str] = _no_value,
 ) -> PodTask:
     name = metadata.task_execution_id.generated_name
     return PodTask(
@@ -124,6 +131,7 @@ def task_of(
         TemplateParameters(name, metadata.namespace, paths, inputs),
         container_name(name),
         environment.variables(metadata.environment_variables),
+        own,
     )
 
 

@@ -4,6 +4,26 @@ What a task is converted to depends mostly on its template and on configuration.
 runs once with *marks* in place of everything that differs between executions (names, paths, environment); its
 JSON, cut at the marks, is the plan. What a plan can not hold takes the plain way each time: inputs in the
 command line, texts with braces, names that mean something to a pod template.
+
+For a plugin whose objects hold more than a pod, the conversion ``convert(task)`` is folded alike. It may put what
+differs between executions into its object only as it finds it in the task: whole or within a longer text, not cut,
+changed or escaped, and it may not decide by it. What it needs in another form is a value of the plugin's own::
+
+    Plans(
+        builder,
+        convert,  # reads task.own("start_time"), merges task.metadata.labels into pod templates
+        own={
+            "name": lambda ctx: ctx.metadata.task_execution_id.generated_name,
+            "start_time": lambda ctx: str(round(ctx.now.timestamp() * 1000)),
+        },
+        uses_labels=True,
+    )
+
+In the task that is folded, ``task.metadata`` holds marks of the execution's node, run, task, attempt and console
+URL, of its generated name in the form of a container's name, and with ``uses_labels`` of the values of labels and
+annotations, whose names are constant in a plan. ``task.parameters`` holds marks of the namespace and the paths.
+Overrides, platform resources, accounts and interruptibility are as they are; the rest is missing. A plan whose object
+has marks anywhere else than in its body, its name, its namespace and its labels and annotations is given up.
 """
 
 from __future__ import annotations
@@ -19,7 +39,9 @@ from propfan._speedups import fragments
 from propfan.pluginmachinery.contexts import (
     ExecutionId,
     IOPaths,
+    NamespacedName,
     NodeExecutionId,
+    OwnerReference,
     ResourceRequirements,
     TaskContext,
     TaskExecutionId,
@@ -29,7 +51,7 @@ from propfan.pluginmachinery.contexts import (
     TaskOverrides,
 )
 from propfan.pluginmachinery.errors import PropfanError
-from propfan.pluginmachinery.kubernetes_plugin import RenderedObject
+from propfan.pluginmachinery.kubernetes_plugin import ObjectMeta, RenderedObject
 from propfan.pluginmachinery.podspec import build
 from propfan.pluginmachinery.podspec import environment as environments
 from propfan.pluginmachinery.podspec.build import PodSpecBuilder, PodTask
@@ -71,13 +93,38 @@ _SLOTS: Final = (
 _CONSOLE_URL: Final = _SLOTS.index("console_url")
 _NAMESPACE: Final = _SLOTS.index("namespace")
 _ENVIRONMENT_SLOT: Final = _SLOTS.index(_ENVIRONMENT)
-_MARKS: Final = tuple(f"{MARK}{chr(65 + index)}{MARK}" for index in range(len(_SLOTS)))
-_ANY_MARK: Final = re.compile(f"{MARK}.{MARK}")
+_ANY_MARK: Final = re.compile(rf"{MARK}\d+{MARK}")
 
 _NO_RUN: Final = ExecutionId()
 _NO_TASK: Final = TaskId()
+_NO_OWNER: Final = OwnerReference("", "", "", "")
 
 Values = list[str | Mapping[str, str]]
+
+
+class _MarkedMetadata(msgspec.Struct, frozen=True):
+    """Which values an object's metadata takes, by their index; labels and annotations by their name."""
+
+    name: int | None = None
+    namespace: int | None = None
+    labels: tuple[tuple[str, int], ...] = ()
+    annotations: tuple[tuple[str, int], ...] = ()
+
+    def fill(self, metadata: ObjectMeta, values: Values) -> ObjectMeta:
+        members: dict[str, Any] = {}
+        if self.name is not None:
+            members["name"] = values[self.name]
+        if self.namespace is not None:
+            members["namespace"] = values[self.namespace]
+        if self.labels:
+            members["labels"] = {**metadata.labels, **{name: values[index] for name, index in self.labels}}
+        if self.annotations:
+            filled = {name: values[index] for name, index in self.annotations}
+            members["annotations"] = {**metadata.annotations, **filled}
+        return msgspec.structs.replace(metadata, **members)
+
+
+_NOTHING_MARKED: Final = _MarkedMetadata()
 
 
 class Plan(msgspec.Struct, frozen=True):
@@ -85,15 +132,14 @@ class Plan(msgspec.Struct, frozen=True):
 
     Attributes:
         program: Of the body, see ``_speedups.fragments``.
-        rendered: Without a body, and without the annotations that are marks.
-        marked_annotations: Name of the annotation, and the value that it is.
+        rendered: Without a body, and without what is marked in its metadata.
         braceless: Values that must hold no brace, since they were put into command lines.
         foreign_names: Containers of pod templates; an execution's container of such a name is another case.
     """
 
     rendered: RenderedObject
     program: tuple[bytes | int, ...]
-    marked_annotations: tuple[tuple[str, int], ...]
+    marked: _MarkedMetadata
     braceless: tuple[int, ...]
     foreign_names: frozenset[str]
 
@@ -104,11 +150,8 @@ class Plan(msgspec.Struct, frozen=True):
         if fragments.have_brace(values, self.braceless):
             return None
         metadata = self.rendered.metadata
-        if self.marked_annotations:
-            annotations = dict(metadata.annotations)
-            for name, index in self.marked_annotations:
-                annotations[name] = values[index]  # type: ignore[assignment]  # only the environment is no string
-            metadata = msgspec.structs.replace(metadata, annotations=annotations)
+        if self.marked is not _NOTHING_MARKED:
+            metadata = self.marked.fill(metadata, values)
         body = fragments.render(self.program, values)
         return RenderedObject(self.rendered.api_version, self.rendered.kind, metadata, body)
 
@@ -142,10 +185,13 @@ class Plans:
     """Converts tasks, keeping a plan for what comes twice.
 
     Args:
-        convert: The plain conversion. Of the execution it uses only what has a slot here, what is in `_key`,
-            and the environment by the names given.
+        convert: The plain conversion. Of the execution it uses only what the module's docstring allows, and the
+            environment by the names given.
         watched_values: Variables of the execution on whose values the conversion depends.
         watched_names: Variables on whose being there it depends.
+        own: What gives the values of the plugin's own, by name; the conversion asks for them with ``task.own``. An
+            error of one of them is raised where the plain conversion asks.
+        uses_labels: Whether the conversion looks at labels and annotations of the execution.
         capacity: Templates to keep; each has at most ``capacity_each`` plans.
     """
 
@@ -156,6 +202,8 @@ class Plans:
         *,
         watched_values: Sequence[str] = (),
         watched_names: Sequence[str] = (),
+        own: Mapping[str, Callable[[TaskContext], str]] | None = None,
+        uses_labels: bool = False,
         capacity: int = 1024,
         capacity_each: int = 64,
     ) -> None:
@@ -163,6 +211,8 @@ class Plans:
         self._convert = convert
         self._watched_values = tuple(watched_values)
         self._watched_names = tuple(watched_names)
+        self._own = dict(own or {})
+        self._uses_labels = uses_labels
         self._capacity = capacity
         self._capacity_each = capacity_each
         self._known: OrderedDict[bytes, _Known | None] = OrderedDict()
@@ -174,7 +224,7 @@ class Plans:
         Raises: as the plain conversion.
         """
         rendered = self.render(ctx)
-        return self._convert(await build.read_task(ctx)) if rendered is None else rendered
+        return self._convert(await build.read_task(ctx, self._own_values(ctx))) if rendered is None else rendered
 
     def render(self, ctx: TaskContext) -> RenderedObject | None:
         """As `build`, but without inputs; ``None`` where the plain conversion is due.
@@ -191,8 +241,11 @@ class Plans:
             known = self._known[template_bytes] = self._know(template_bytes, ctx.template)
         if not known.is_foldable:
             return None
-        metadata, paths = ctx.metadata, ctx.paths
-        values, key = self._values(metadata, paths)
+        metadata = ctx.metadata
+        try:
+            values, key = self._values(ctx)
+        except PropfanError:
+            return None  # of a value of the plugin's own
         stored = None
         if known.template_name:
             stored = self._builder.templates.find(metadata.namespace, known.template_name)
@@ -206,7 +259,7 @@ class Plans:
                 found = case
                 break
         if found is None:
-            plan = self._fold(ctx.template, metadata, paths, values)
+            plan = self._fold(ctx, values)
             known.add(key, _Folded(stored, metadata.overrides, metadata.platform_resources, plan), self._capacity_each)
         else:
             plan = found.plan
@@ -229,8 +282,12 @@ class Plans:
             is_foldable, template.metadata.pod_template_name or self._builder.k8s.default_pod_template_name, {}
         )
 
-    def _values(self, metadata: TaskExecutionMetadata, paths: IOPaths) -> tuple[Values, tuple[Any, ...]]:
+    def _own_values(self, ctx: TaskContext) -> Callable[[str], str]:
+        return lambda name: self._own[name](ctx)
+
+    def _values(self, ctx: TaskContext) -> tuple[Values, tuple[Any, ...]]:
         """What an execution puts into the slots, and all else that its conversion depends on."""
+        metadata, paths = ctx.metadata, ctx.paths
         execution = metadata.task_execution_id
         identifier = execution.id
         node, task = identifier.node_execution_id, identifier.task_id
@@ -259,8 +316,16 @@ class Plans:
             paths.task_template,
             environment,
         ]
+        for value_of in self._own.values():
+            values.append(value_of(ctx))
+        names: tuple[tuple[str, ...], ...] = ()
+        if self._uses_labels:
+            names = (tuple(metadata.labels), tuple(metadata.annotations))
+            values += metadata.labels.values()
+            values += metadata.annotations.values()
         key = (
             fragments.empties(values),
+            names,
             run is _NO_RUN,
             task is None,
             metadata.interruptible,
@@ -271,21 +336,20 @@ class Plans:
         )
         return values, key
 
-    def _fold(
-        self, template: TaskTemplate, metadata: TaskExecutionMetadata, paths: IOPaths, values: Values
-    ) -> Plan | None:
+    def _fold(self, ctx: TaskContext, values: Values) -> Plan | None:
         """The plan of the executions that are like this one, ``None`` when there is none.
 
         A plan is trusted once it has said of this execution what the plain conversion says.
         """
+        metadata = ctx.metadata
         overrides = metadata.overrides
         if overrides is not None and overrides.pod_template and not _has_constant_inputs(overrides.pod_template):
             return None
-        marks = [mark if value else "" for mark, value in zip(_MARKS, values, strict=True)]
-        environment = self._marked_environment(metadata.environment_variables)
-        task = _marked_task(template, metadata, marks, environment)
+        marks = [f"{MARK}{index}{MARK}" if value else "" for index, value in enumerate(values)]
+        environment = self._marked_environment(metadata.environment_variables, marks)
         try:
-            plain = self._convert(build.task_of(template, metadata, paths))
+            plain = self._convert(build.task_of(ctx.template, metadata, ctx.paths, None, self._own_values(ctx)))
+            task = self._marked_task(ctx.template, metadata, marks, environment)
             rendered = self._convert(task)
             foreign_names = self._builder.foreign_container_names(task)
         except PropfanError:
@@ -296,32 +360,50 @@ class Plans:
         if _holds_half_a_placeholder(msgspec.json.decode(b"{" + body + b"}")):
             return None
         if environment:
-            body = body.replace(msgspec.json.encode(environment)[1:-1], _MARKS[_ENVIRONMENT_SLOT].encode())
+            body = body.replace(msgspec.json.encode(environment)[1:-1], marks[_ENVIRONMENT_SLOT].encode())
         program = fragments.cut(body, _MARK_BYTES)
         used = {part for part in program if isinstance(part, int)}
-        annotations = rendered.metadata.annotations
-        marked = tuple((name, marks.index(value)) for name, value in annotations.items() if value in _MARKS)
-        constant = {name: value for name, value in annotations.items() if value not in _MARKS}
-        metadata_left = msgspec.structs.replace(rendered.metadata, annotations=constant)
-        if _MARK_BYTES in msgspec.json.encode(metadata_left):
+        constant, marked = _take_apart(rendered.metadata, marks)
+        if _MARK_BYTES in msgspec.json.encode(constant):
             return None
         plan = Plan(
-            rendered=RenderedObject(rendered.api_version, rendered.kind, metadata_left, b""),
+            rendered=RenderedObject(rendered.api_version, rendered.kind, constant, b""),
             program=program,
-            marked_annotations=marked,
+            marked=marked,
             braceless=tuple(sorted(used.intersection(range(_NAMESPACE, _ENVIRONMENT_SLOT)))),
             foreign_names=foreign_names,
         )
         said = plan.render([*values[:_CONSOLE_URL], metadata.console_url.rstrip("/"), *values[_CONSOLE_URL + 1 :]])
         return plan if said is None or said == plain else None
 
-    def _marked_environment(self, variables: Mapping[str, str]) -> list[dict[str, Any]]:
+    def _marked_task(
+        self,
+        template: TaskTemplate,
+        metadata: TaskExecutionMetadata,
+        marks: list[str],
+        environment: list[dict[str, Any]],
+    ) -> PodTask:
+        """The task with marks in place of everything that has a slot."""
+        task = _marked_task(template, metadata, marks, environment)
+        own_names, labels_begin = tuple(self._own), len(_SLOTS) + len(self._own)
+        own = dict(zip(own_names, marks[len(_SLOTS) : labels_begin], strict=True))
+        marked = task.metadata
+        if self._uses_labels:
+            annotations_begin = labels_begin + len(metadata.labels)
+            marked = msgspec.structs.replace(
+                marked,
+                labels=dict(zip(metadata.labels, marks[labels_begin:annotations_begin], strict=True)),
+                annotations=dict(zip(metadata.annotations, marks[annotations_begin:], strict=True)),
+            )
+        return msgspec.structs.replace(task, metadata=marked, own=own.__getitem__)
+
+    def _marked_environment(self, variables: Mapping[str, str], marks: list[str]) -> list[dict[str, Any]]:
         """The variables that the conversion looks at, and a mark for all of them."""
         if not variables:
             return []
         looked_at = {name: variables[name] for name in self._watched_values if name in variables}
         looked_at.update((name, "") for name in self._watched_names if name in variables)
-        return [*environments.variables(looked_at), {"name": _MARKS[_ENVIRONMENT_SLOT]}]
+        return [*environments.variables(looked_at), {"name": marks[_ENVIRONMENT_SLOT]}]
 
 
 def _has_constant_inputs(serialised: bytes) -> bool:
@@ -331,11 +413,26 @@ def _has_constant_inputs(serialised: bytes) -> bool:
     return not (asks_for_key or build.asks_for_inputs(serialised))
 
 
+def _take_apart(metadata: ObjectMeta, marks: Sequence[str]) -> tuple[ObjectMeta, _MarkedMetadata]:
+    """An object's metadata without the members that are marks, and these."""
+    slots = {mark: index for index, mark in enumerate(marks) if mark}
+    parts: dict[str, Any] = {}
+    marked: dict[str, Any] = {}
+    for kind, entries in (("labels", metadata.labels), ("annotations", metadata.annotations)):
+        parts[kind] = {name: value for name, value in entries.items() if value not in slots}
+        marked[kind] = tuple((name, slots[value]) for name, value in entries.items() if value in slots)
+    for field, value in (("name", metadata.name), ("namespace", metadata.namespace)):
+        if value in slots:
+            parts[field], marked[field] = "", slots[value]
+    found = _MarkedMetadata(**marked)
+    return msgspec.structs.replace(metadata, **parts), _NOTHING_MARKED if found == _NOTHING_MARKED else found
+
+
 def _marked_task(
     template: TaskTemplate, metadata: TaskExecutionMetadata, marks: list[str], environment: list[dict[str, Any]]
 ) -> PodTask:
     """The task with marks in place of everything that has a slot."""
-    of = dict(zip(_SLOTS, marks, strict=True))
+    of = dict(zip(_SLOTS, marks, strict=False))
     identifier = metadata.task_execution_id.id
     node, task = identifier.node_execution_id, identifier.task_id
     if node is not None and node.execution_id is not None:
@@ -350,6 +447,15 @@ def _marked_task(
             of["container_name"], of["unique_node_id"], TaskExecutionIdentifier(task, node, attempt)
         ),
         console_url=of["console_url"],
+        # Who looks at what has no slot will not say of the marked task what it says of the real one.
+        owner_id=NamespacedName("", ""),
+        owner_reference=_NO_OWNER,
+        labels={},
+        annotations={},
+        max_attempts=0,
+        interruptible_failure_threshold=0,
+        environment_variables={},
+        external_resource_attributes={},
     )
     paths = IOPaths(
         input_prefix=of["input_prefix"],

@@ -37,12 +37,18 @@ def test_text_is_escaped_as_msgspec_does(text: str) -> None:
 
 @TWINS
 def test_cut_text_renders_with_its_values(twin: Any) -> None:
-    program = twin.cut(b'{"a":"' + MARK + b"A" + MARK + b'","env":[' + MARK + b"B" + MARK + b"]}", MARK)
+    program = twin.cut(b'{"a":"' + MARK + b"0" + MARK + b'","env":[' + MARK + b"1" + MARK + b"]}", MARK)
     rendered = twin.render(program, ['x"y', {"Z": "1", "A": "", "B": "\n"}])
     assert msgspec.json.decode(rendered) == {
         "a": 'x"y',
         "env": [{"name": "A"}, {"name": "B", "value": "\n"}, {"name": "Z", "value": "1"}],
     }
+
+
+@TWINS
+def test_any_number_of_values_can_be_marked(twin: Any) -> None:
+    text = b",".join(MARK + str(index).encode() + MARK for index in range(300))
+    assert twin.render(twin.cut(text, MARK), [str(index) for index in range(300)]) == text.replace(MARK, b"")
 
 
 @TWINS

@@ -24,10 +24,10 @@ from propfan.pluginmachinery.contexts import (
     TaskId,
     TaskOverrides,
 )
-from propfan.pluginmachinery.errors import PropfanError
-from propfan.pluginmachinery.kubernetes_plugin import RenderedObject
+from propfan.pluginmachinery.errors import PermanentError, PropfanError
+from propfan.pluginmachinery.kubernetes_plugin import ObjectMeta, RenderedObject
 from propfan.pluginmachinery.podspec import plan
-from propfan.pluginmachinery.podspec.build import PodSpecBuilder, read_task
+from propfan.pluginmachinery.podspec.build import PodSpecBuilder, PodTask, read_task
 from propfan.plugins.pod import build
 from tests.golden import inputs, runner
 from tests.golden.areas import podspec as area
@@ -258,3 +258,94 @@ def test_huge_template_is_not_kept() -> None:
     ctx = context(tasks.container_template(container={"args": ["x" * plan.MAX_FOLDED_BYTES]}), tasks.metadata())
     assert [plans.render(ctx) for _ in range(3)] == [None, None, None]
     assert not plans._known
+
+
+def job_plans(builder: PodSpecBuilder, convert: Any, **options: Any) -> plan.Plans:
+    """Of an object that has more in it than a pod."""
+    own = {"name": lambda ctx: ctx.metadata.task_execution_id.generated_name.upper()}
+    return plan.Plans(builder, convert, own=own, uses_labels=True, **options)
+
+
+def job(builder: PodSpecBuilder) -> Any:
+    def convert(task: PodTask) -> RenderedObject:
+        pod = builder.to_pod_spec(task)
+        execution = task.metadata
+        template = {"metadata": {"labels": {"a": "1", **execution.labels}}, "spec": pod.spec}
+        metadata = ObjectMeta(
+            name=task.own("name"),
+            namespace=task.parameters.namespace,
+            labels={**execution.labels, "kept": "yes"},
+            annotations=execution.annotations,
+        )
+        spec = {"selector": {"name": f"job-{task.own('name')}"}, "template": template}
+        return RenderedObject("example.com/v1", "Job", metadata, b'"spec":' + msgspec.json.encode(spec))
+
+    return convert
+
+
+short = st.dictionaries(st.sampled_from(["a", "run", "attempt", "x/y"]), texts, max_size=3)
+
+
+@settings(deadline=None, max_examples=100)
+@given(st.lists(st.tuples(texts, texts, short, short), min_size=1, max_size=6))
+def test_plan_of_a_job_agrees_on_names_labels_and_annotations(
+    executions: list[tuple[str, str, dict[str, str], dict[str, str]]],
+) -> None:
+    builder = PodSpecBuilder(K8sConfig())
+    convert = job(builder)
+    plans = job_plans(builder, convert)
+    template = tasks.container_template()
+    for name, namespace, labels, notes in executions:
+        ctx = context(
+            template, tasks.metadata(name, namespace=namespace, labels=labels, annotations=notes), tasks.PATHS
+        )
+        for _ in range(2):
+            planned = plans.render(ctx)
+            plain = convert(inputs.finish(read_task(ctx, plans._own_values(ctx))))
+            assert planned is None or msgspec.json.decode(planned.to_json()) == msgspec.json.decode(plain.to_json())
+            event(f"planned: {planned is not None}")
+
+
+def test_plan_of_a_job_serves_executions_with_other_values() -> None:
+    builder = PodSpecBuilder(K8sConfig())
+    plans = job_plans(builder, job(builder))
+    template = tasks.container_template()
+    for number in range(5):
+        ctx = context(template, tasks.metadata(f"run-{number}", labels={"run": f"r{number}"}), tasks.PATHS)
+        planned = plans.render(ctx)
+        if number:
+            assert planned is not None
+            assert planned.metadata.name == f"RUN-{number}"
+            assert planned.metadata.labels == {"run": f"r{number}", "kept": "yes"}
+            assert b'"name":"job-RUN-%d"' % number in planned.body
+    known = next(iter(plans._known.values()))
+    assert known is not None
+    assert known.count == 1
+
+
+def test_conversion_that_looks_at_what_a_plan_does_not_hold_is_not_folded() -> None:
+    builder = PodSpecBuilder(K8sConfig())
+
+    def convert(task: PodTask) -> RenderedObject:
+        body = b'"attempts":"%d"' % task.metadata.max_attempts
+        return RenderedObject("example.com/v1", "Job", ObjectMeta(), body)
+
+    plans = job_plans(builder, convert)
+    template = tasks.container_template()
+    assert [plans.render(context(template, tasks.metadata(max_attempts=3), tasks.PATHS)) for _ in range(3)] == [
+        None
+    ] * 3
+
+
+@pytest.mark.anyio
+async def test_error_of_an_own_value_is_raised_by_the_plain_conversion() -> None:
+    builder = PodSpecBuilder(K8sConfig())
+
+    def refuse(ctx: Any) -> str:
+        raise PermanentError("Bad", "no name for it")
+
+    plans = plan.Plans(builder, job(builder), own={"name": refuse})
+    ctx = context(tasks.container_template(), tasks.metadata(), tasks.PATHS)
+    for _ in range(3):
+        with pytest.raises(PermanentError, match="no name for it"):
+            await plans.build(ctx)
