@@ -66,6 +66,7 @@ from propfan.pluginmachinery.phases import Phase
 from propfan.pluginmachinery.registry import Registry
 from propfan.pluginmachinery.taskaction import (
     ABORT_ANNOTATION,
+    CACHE_OVERWRITE_ANNOTATION,
     COMPLETED_TIME_FORMAT,
     COMPLETED_TIME_LABEL,
     FINALIZER,
@@ -215,6 +216,8 @@ class Rounds:
         return Admitted(loaded.entry.id, checks_cache=checks_cache)
 
     async def _look_up_cache(self, live: LiveTask, now: datetime) -> Event:
+        if live.action.metadata.annotations.get(CACHE_OVERWRITE_ANNOTATION) == "true":
+            return CacheMissed()
         ctx = self._context(live, now)
         answer = await self._cache.look_up(ctx.action, ctx.template, ctx.inputs, ctx.paths, owner=str(live.key))
         match answer:
