@@ -13,18 +13,16 @@ from typing import Final
 import msgspec
 
 from propfan.engine.cluster import Kind
+from propfan.engine.labels import MAX_LABEL_CHARACTERS, is_label_value, is_qualified_name, is_subdomain
 from propfan.pluginmachinery.contexts import OwnerReference
 from propfan.pluginmachinery.errors import InvalidError, TooLargeError
 
 MAX_OBJECT_BYTES: Final = 1_572_864
 MAX_NAME_CHARACTERS: Final = 253
-MAX_LABEL_CHARACTERS: Final = 63
 MAX_ANNOTATIONS_BYTES: Final = 262_144
 MAX_KNOWN_STRINGS: Final = 65_536
 
 _label = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?").fullmatch
-_subdomain = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*").fullmatch
-_qualified_part = re.compile(r"[A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?").fullmatch
 
 EMPTY: Final[Mapping[str, str]] = {}
 """Shared by all objects without labels or annotations."""
@@ -122,7 +120,7 @@ def name(kind: Kind, namespace: str, name: str) -> None:
     """Raises InvalidError when the object can not have this name, or not in this namespace."""
     if not name:
         raise InvalidError(kind.kind, "metadata.name: required")
-    if len(name) > MAX_NAME_CHARACTERS or _subdomain(name) is None:
+    if len(name) > MAX_NAME_CHARACTERS or is_subdomain(name) is None:
         raise InvalidError(
             f"{kind.kind} {namespace}/{name[:80]}",
             "metadata.name: must be a DNS-1123 subdomain: lower case letters, digits, '-' and '.', "
@@ -140,17 +138,6 @@ def name(kind: Kind, namespace: str, name: str) -> None:
 def size(target: str, raw: bytes) -> None:
     if len(raw) > MAX_OBJECT_BYTES:
         raise TooLargeError(target, f"{len(raw)} bytes, the limit is {MAX_OBJECT_BYTES}")
-
-
-def is_label_value(text: str) -> bool:
-    return not text or (len(text) <= MAX_LABEL_CHARACTERS and _qualified_part(text) is not None)
-
-
-def is_qualified_name(text: str) -> bool:
-    prefix, slash, part = text.rpartition("/")
-    if slash and (len(prefix) > MAX_NAME_CHARACTERS or _subdomain(prefix) is None):
-        return False
-    return len(part) <= MAX_LABEL_CHARACTERS and _qualified_part(part) is not None
 
 
 def is_annotation_key(text: str) -> bool:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from bisect import bisect_right
-from collections.abc import AsyncIterator, Collection, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager
 from operator import attrgetter
 from types import TracebackType
@@ -17,9 +17,9 @@ from typing import Final, Self
 import msgspec
 
 from propfan.engine.cluster import Kind, LabelSelector, ObjectMeta, ObservedObject, WatchEvent, WatchEventType
-from propfan.engine.embedded.admission import is_label_value, is_qualified_name
 from propfan.engine.embedded.objects import StoredObject, head, with_version
-from propfan.pluginmachinery.errors import BadRequestError, ExpiredError
+from propfan.engine.labels import requirements
+from propfan.pluginmachinery.errors import ExpiredError
 
 MAX_CHANGES: Final = 20_000
 """Changes of one kind that are kept; an API server keeps up to 102,400 of them in its cache."""
@@ -43,7 +43,7 @@ class Selector:
 
     def __init__(self, namespace: str, labels: LabelSelector | None) -> None:
         self.namespace = namespace
-        self.items = tuple((key, _values(key, labels[key])) for key in sorted(labels)) if labels else ()
+        self.items = requirements(labels)
 
     def matches(self, metadata: ObjectMeta) -> bool:
         if self.namespace and metadata.namespace != self.namespace:
@@ -63,16 +63,6 @@ class Selector:
 
     def __hash__(self) -> int:
         return hash((self.namespace, self.items))
-
-
-def _values(key: str, wanted: str | Collection[str]) -> frozenset[str]:
-    values = frozenset((wanted,) if isinstance(wanted, str) else wanted)
-    if not is_qualified_name(key):
-        raise BadRequestError("label selector", f"{key[:80]!r} is not the key of a label")
-    for value in values:
-        if not is_label_value(value):
-            raise BadRequestError("label selector", f"{key}: {value[:80]!r} is not the value of a label")
-    return values
 
 
 class Change(msgspec.Struct, frozen=True, gc=False):
