@@ -72,7 +72,7 @@ def goal(state: TaskState) -> Goal:
 
 def must_be_durable(state: TaskState) -> bool:
     """Whether the goal may run only after the state was written down."""
-    return state.stage is Stage.CLEANING or state.stage is Stage.ENDING
+    return state.awaits_write or state.stage is Stage.CLEANING or state.stage is Stage.ENDING
 
 
 def next_wake(state: TaskState) -> tuple[datetime, str] | None:
@@ -184,9 +184,14 @@ def _cache_busy(state: TaskState, event: CacheBusy, now: datetime) -> Step:
 
 
 def _launched(state: TaskState, event: Launched, now: datetime) -> Step:
-    """The object is there: watch it."""
+    """The object is there, or what it begins with is written down first: watch it."""
+    data = event.plugin_data
     state = _fresh_goal(state, Stage.ACTIVE, observed_at=now, recheck_at=now + _FIRST_LOOK)
-    return advance(state, Phase.QUEUED, 0, event.reason, now)
+    if data is None:
+        return advance(state, Phase.QUEUED, 0, event.reason, now)
+    told = advance(_replace(state, plugin_data=data, awaits_write=True), Phase.QUEUED, 0, event.reason, now)
+    reports = tuple([command for command in told.commands if not isinstance(command, Persist)])
+    return Step(told.state, (*reports, Persist(urgent=True)))
 
 
 def _refuse(state: TaskState, event: Refused, now: datetime) -> Step:
@@ -219,7 +224,10 @@ def _delay(state: TaskState, event: Delayed, now: datetime) -> Step:
 
 def _observe(state: TaskState, event: Observed, now: datetime) -> Step:
     """The plugin's verdict decides; an end of the object is confirmed by what it left behind."""
-    state = _replace(state, observed_at=now, recheck_at=event.recheck_at, retry_at=None, tries=0, waiting_for="")
+    was_waiting = state.waiting_for != ""
+    state = _replace(
+        state, observed_at=now, recheck_at=event.recheck_at, retry_at=None, tries=0, waiting_for="", awaits_write=False
+    )
     if event.plugin_data is not None:
         state = _replace(state, plugin_data=event.plugin_data)
     phase = event.phase
@@ -237,9 +245,11 @@ def _observe(state: TaskState, event: Observed, now: datetime) -> Step:
     if phase in (Phase.INITIALIZING, Phase.RUNNING):
         state = _replace(state, queued_since=None)
     told = advance(state, phase, event.version, event.reason, now, event.info)
-    if event.plugin_data is not None and not told.commands:
-        return Step(told.state, (Persist(),))
-    return told
+    if told.commands:
+        return told
+    if was_waiting:
+        told = verdicts.note_delay(told.state, told.state.reason, now)  # it does not wait any more
+    return Step(told.state, (Persist(),)) if event.plugin_data is not None else told
 
 
 def _undefined(state: TaskState, event: Observed, now: datetime) -> Step:
@@ -307,7 +317,14 @@ def _relaunch(state: TaskState, event: ObjectGone, now: datetime) -> Step:
     """The old object is away: the next one may come, after its back-off."""
     waits = state.launch_at if state.launch_at is not None and state.launch_at > now else None
     state = _fresh_goal(
-        state, Stage.LAUNCHING, queued_since=waits or now, observed_at=now, launch_at=None, removing_attempt=0
+        state,
+        Stage.LAUNCHING,
+        queued_since=waits or now,
+        observed_at=now,
+        launch_at=None,
+        removing_attempt=0,
+        plugin_data=None,
+        awaits_write=False,
     )
     return Step(_replace(state, retry_at=waits))
 

@@ -20,7 +20,7 @@ from propfan.pluginmachinery.taskaction import Condition, PhaseHistoryEntry
 
 
 class PluginData(msgspec.Struct, frozen=True):
-    """What a core plugin keeps for one task: opaque bytes with a version."""
+    """What a core or web plugin keeps for one task: opaque bytes with a version."""
 
     version: int = 0
     content: bytes = b""
@@ -165,7 +165,8 @@ class TaskState(msgspec.Struct, frozen=True):
         removing_attempt: Whose object is being removed while CLEANING.
         remove_object: The task is over and its object must go even if it has ended by itself.
         error: The latest error; of the verdict when the task is over.
-        plugin_data: What a core plugin keeps for this attempt.
+        plugin_data: What a core or web plugin keeps for this attempt, until what it made is removed.
+        awaits_write: The goal may be pursued only once this very state is written down; never persisted itself.
         attempt_errors: Why earlier attempts failed, oldest first, at most the last 8.
     """
 
@@ -198,6 +199,7 @@ class TaskState(msgspec.Struct, frozen=True):
     error: ExecutionError | None = None
     attempt_errors: tuple[str, ...] = ()
     plugin_data: PluginData | None = None
+    awaits_write: bool = False
     conditions: tuple[Condition, ...] = ()
     history: tuple[PhaseHistoryEntry, ...] = ()
 
@@ -249,9 +251,14 @@ class CacheBusy(Event, frozen=True):
 
 
 class Launched(Event, frozen=True):
-    """The attempt's object exists (made now, or found with us as its owner)."""
+    """The attempt's object exists (made now, or found with us as its owner).
+
+    Attributes:
+        plugin_data: To be written down before anything else is done.
+    """
 
     reason: str = "task submitted to K8s"
+    plugin_data: PluginData | None = None
 
 
 class Refused(Event, frozen=True):

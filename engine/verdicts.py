@@ -156,13 +156,15 @@ def system_failure(
 
 
 def _clean_up(state: TaskState, now: datetime) -> TaskState:
-    """The present object is to go, and with it all that was known of its life; a launch follows."""
+    """The present object is to go, and with it all that was known of its life; a launch follows.
+
+    What the plugin kept stays until then: it may be all that finds what is to be removed.
+    """
     return _replace(
         state,
         stage=Stage.CLEANING,
         removing_attempt=state.attempt,
         pending=None,
-        plugin_data=None,
         queued_since=now,
         running_since=None,
         undefined_since=None,

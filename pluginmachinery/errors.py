@@ -13,6 +13,7 @@
         PermanentError            it can never succeed; the engine does not retry
           PluginNotFoundError     no plugin runs its type; task_type
         TransientError            it may succeed later; retry_after_s
+          UnansweredError         asked, and not answered in time: it may have been done
       DecodeError                 bytes from outside that are not what they should be
       StorageError                an object store did not do what was asked; path
         ObjectNotFoundError       there is no such object
@@ -155,6 +156,10 @@ class TransientError(TaskError):
     def __init__(self, code: str, message: str, retry_after_s: float = 0.0) -> None:
         super().__init__(code, message)
         self.retry_after_s = retry_after_s
+
+
+class UnansweredError(TransientError):
+    """Somebody took a request and gave no answer in time; it may have been done all the same."""
 
 
 class BadTaskSpecificationError(PermanentError):
