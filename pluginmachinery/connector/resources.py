@@ -87,7 +87,7 @@ class ResourceMeta(msgspec.Struct, frozen=True):
 
     ::
 
-        class QueryMeta(ResourceMeta):
+        class QueryMeta(ResourceMeta, frozen=True):
             query_id: str
             region: str = "eu"
     """

@@ -8,7 +8,9 @@ from __future__ import annotations
 import pytest
 
 pytest.register_assert_rewrite(
-    "propfan.pluginmachinery.testing.core_contract", "propfan.pluginmachinery.testing.kubernetes_contract"
+    "propfan.pluginmachinery.testing.connector_contract",
+    "propfan.pluginmachinery.testing.core_contract",
+    "propfan.pluginmachinery.testing.kubernetes_contract",
 )
 
 from propfan.pluginmachinery.testing.builders import (  # noqa: E402 - asserts of what is imported are rewritten
@@ -18,6 +20,19 @@ from propfan.pluginmachinery.testing.builders import (  # noqa: E402 - asserts o
     observed,
     task_metadata,
     task_template,
+)
+from propfan.pluginmachinery.testing.connector_contract import (  # noqa: E402
+    ConnectorContract,
+    JobStory,
+    SyncConnectorContract,
+)
+from propfan.pluginmachinery.testing.connector_fakes import (  # noqa: E402
+    FailingHttp,
+    FakeHttp,
+    HttpCall,
+    connector_setup,
+    connector_task,
+    http_answer,
 )
 from propfan.pluginmachinery.testing.core_contract import CorePluginContract, Story  # noqa: E402
 from propfan.pluginmachinery.testing.fakes import (  # noqa: E402
@@ -35,17 +50,26 @@ from propfan.pluginmachinery.testing.verdicts import problems_of_object, problem
 
 __all__ = [
     "NOW",
+    "ConnectorContract",
     "CorePluginContract",
+    "FailingHttp",
+    "FakeHttp",
     "FakeInputs",
     "FakeKubernetes",
     "FakeOutputs",
     "FakeResources",
     "FakeSecrets",
     "FakeTaskContext",
+    "HttpCall",
     "InMemoryStore",
+    "JobStory",
     "KubernetesPluginContract",
     "StatusSample",
     "Story",
+    "SyncConnectorContract",
+    "connector_setup",
+    "connector_task",
+    "http_answer",
     "io_paths",
     "literal_map",
     "observed",
