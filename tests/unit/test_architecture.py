@@ -137,7 +137,8 @@ def test_plugins_open_no_files_and_read_no_clock(path: str) -> None:
 def test_every_import_is_a_declared_requirement() -> None:
     table = project()
     extras = table["optional-dependencies"]
-    declared = {distribution(name) for name in (*table["dependencies"], *extras["flyte"], *extras["testing"])}
+    optional = [name for extra in ("connectors", "flyte", "testing") for name in extras[extra]]
+    declared = {distribution(name) for name in (*table["dependencies"], *optional)}
     ours = {f"propfan.{folder}" for folder in PACKAGES}
     roots = {root for path in sources(*PACKAGES) if path.endswith(".py") for root in imported_roots(path)}
     sold_by = metadata.packages_distributions()
