@@ -1,0 +1,140 @@
+"""The programs of a real cluster, built from their Go modules once and kept outside of the tree.
+
+A folder ``go/<module>`` is a Go module whose ``tool`` directives name what is built. Its programs lie in
+``<cache>/cluster/<module>-<digest>``, where the digest is of all that decides what they are; several processes may ask
+at once, one builds. The cache is ``$PROPFAN_CACHE_DIR``, or else ``propfan`` in ``$XDG_CACHE_HOME`` or ``~/.cache``.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from types import MappingProxyType
+from typing import IO, Final
+
+GO_MODULES = Path(__file__).with_name("go")
+
+PROGRAMS: Final[Mapping[str, Mapping[str, str]]] = MappingProxyType(
+    {
+        "etcd": {"etcd": "server"},
+        "kubernetes": {
+            name: name for name in ("kube-apiserver", "kube-controller-manager", "kube-scheduler", "kubectl")
+        },
+        "kwok": {"kwok": "kwok"},
+    }
+)
+"""For each module its programs, and the name that ``go build`` gives to each."""
+
+KUBERNETES_VERSION = "v1.34.4"
+_MAJOR, _MINOR, _ = KUBERNETES_VERSION.removeprefix("v").split(".")
+_VERSION = {"gitVersion": KUBERNETES_VERSION, "gitMajor": _MAJOR, "gitMinor": _MINOR}
+_LINK = " ".join(["-s -w", *(f"-X k8s.io/component-base/version.{name}={value}" for name, value in _VERSION.items())])
+_BUILD = ("-trimpath", "-buildvcs=false", "-mod=readonly", "-ldflags", _LINK)
+_ENVIRONMENT = {"CGO_ENABLED": "0", "GOTOOLCHAIN": "auto", "GOWORK": "off", "GOFLAGS": ""}
+_NETWORK_ERRORS = ("dial tcp", "i/o timeout", "connection re", "TLS handshake", "proxyconnect", "no such host")
+
+REPORT_EVERY_S = 15.0
+
+
+class UnavailableError(RuntimeError):
+    """The programs are not built and can not be built here: no Go, or no way to the modules."""
+
+
+def cache_dir() -> Path:
+    """Where propfan's tests keep what is costly to make. It can be deleted at any time."""
+    if chosen := os.environ.get("PROPFAN_CACHE_DIR"):
+        return Path(chosen)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "propfan"
+
+
+def program(name: str) -> Path:
+    """The path of a program such as ``kube-apiserver``; builds its module when needed, which takes minutes.
+
+    Raises:
+        UnavailableError: it is not built and can not be.
+        RuntimeError: the build failed; the message has the compiler's last words.
+    """
+    module = next(module for module, names in PROGRAMS.items() if name in names)
+    return build(module) / name
+
+
+def folder(module: str) -> Path:
+    """Where the programs of a module are, or will be."""
+    digest = hashlib.sha256(
+        repr((_BUILD, _ENVIRONMENT, PROGRAMS[module], platform.system(), platform.machine())).encode()
+    )
+    for name in ("go.mod", "go.sum"):
+        digest.update((GO_MODULES / module / name).read_bytes())
+    return cache_dir() / "cluster" / f"{module}-{digest.hexdigest()[:16]}"
+
+
+def build(module: str) -> Path:
+    """The folder with the programs of a module, built unless it is there. Progress goes to standard error.
+
+    Raises:
+        UnavailableError, RuntimeError: as ``program``.
+    """
+    target = folder(module)
+    if target.exists():
+        return target
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with (target.parent / f"{module}.lock").open("w") as lock:
+        _lock(lock, module)
+        if not target.exists():  # else another process built it meanwhile
+            with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{module}-") as scratch:
+                built = Path(scratch) / "programs"
+                _go_build(module, built)
+                for ours, theirs in PROGRAMS[module].items():
+                    (built / theirs).rename(built / ours)
+                built.rename(target)
+    return target
+
+
+def _lock(lock: IO[str], module: str) -> None:
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        _say(f"another process builds {module}: waiting for it")
+        fcntl.flock(lock, fcntl.LOCK_EX)
+
+
+def _go_build(module: str, output: Path) -> None:
+    go = shutil.which("go")
+    if go is None:
+        raise UnavailableError("the test cluster is not built, and there is no Go to build it with (https://go.dev/dl)")
+    _say(f"building {', '.join(PROGRAMS[module])} with {go}: some minutes, once")
+    begin = reported = time.monotonic()
+    command = [go, "build", "-v", *_BUILD, "-o", f"{output}/", "tool"]
+    if nice := shutil.which("nice"):
+        command = [nice, "-n", "10", *command]
+    lines: list[str] = []
+    environment = os.environ | _ENVIRONMENT
+    with subprocess.Popen(
+        command, cwd=GO_MODULES / module, env=environment, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+    ) as compiler:
+        assert compiler.stderr is not None
+        for line in compiler.stderr:
+            lines.append(line)
+            if time.monotonic() - reported > REPORT_EVERY_S:
+                reported = time.monotonic()
+                _say(f"{module}: {len(lines)} steps in {reported - begin:.0f} s, now {line.strip()}")
+    if compiler.returncode:
+        last_words = "".join(lines[-20:])
+        unreachable = any(mark in last_words for mark in _NETWORK_ERRORS)
+        raise (UnavailableError if unreachable else RuntimeError)(
+            f"{' '.join(command)} in {GO_MODULES / module} failed:\n{last_words}"
+        )
+    _say(f"built {module} in {time.monotonic() - begin:.0f} s")
+
+
+def _say(text: str) -> None:
+    print(f"test cluster: {text}", file=sys.stderr, flush=True)
