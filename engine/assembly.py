@@ -89,18 +89,36 @@ def reconciler(
     cache: TaskCache,
     sink: EventSink,
     on_final: Callable[[LiveTask], None],
+    shards: frozenset[int] | None = None,
+    may_act: Callable[[], bool] = lambda: True,
 ) -> Reconciler:
     """A reconciler that has not seen any task yet.
 
     Args:
         cluster: As this reconciler may use it; the foundation's own, perhaps behind a fence.
+        shards, may_act: See ``Reconciler``.
     """
     config, clock = foundation.config, foundation.clock
     ports = Ports(
-        cluster, foundation.store, foundation.secrets, config.max_payload_bytes, config.default_service_account
+        cluster,
+        foundation.store,
+        foundation.secrets,
+        config.max_payload_bytes,
+        config.default_service_account,
+        config.sharding.shards if shards is not None else 0,
     )
     rounds = Rounds(foundation.registry, ports, cache, config, foundation.k8s, clock)
-    return Reconciler(cluster, rounds, sink, config, clock, watched=_watched(foundation.registry), on_final=on_final)
+    return Reconciler(
+        cluster,
+        rounds,
+        sink,
+        config,
+        clock,
+        watched=_watched(foundation.registry),
+        on_final=on_final,
+        shards=shards,
+        may_act=may_act,
+    )
 
 
 def installed_plugins(config: EngineConfig) -> Registry:

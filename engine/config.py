@@ -19,6 +19,41 @@ Seconds = Annotated[float, Meta(gt=0, le=LONGEST_S)]
 SecondsOrNone = Annotated[float, Meta(ge=0, le=LONGEST_S)]
 
 
+class KubernetesSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="kebab"):
+    """Section ``kubernetes``: which cluster ``propfan serve`` works on.
+
+    Attributes:
+        kubeconfig: A file, or several as in ``$KUBECONFIG``; that variable, ``~/.kube/config`` or the pod's own
+            service account when empty.
+        context: Of the kubeconfig; its current one when empty.
+        namespaces: Only tasks in these; in all when empty.
+    """
+
+    kubeconfig: str = ""
+    context: str = ""
+    namespaces: tuple[str, ...] = ()
+
+
+class ShardingSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="kebab"):
+    """Section ``sharding``: how replicas of ``propfan serve`` share the tasks.
+
+    Attributes:
+        shards: Into so many parts tasks are divided by their run. The same for all replicas: to change it,
+            stop them all first.
+        group: Replicas of one group share; the Leases' names begin with it.
+        namespace: Of the Leases; that of the pod, or of the kubeconfig's context, when empty.
+        replica: Name of this replica, for people; the host's when empty.
+        lease_duration_s: A replica that says nothing for so long is taken for dead, and its shards are taken over.
+            It stops by itself after seven tenths of that.
+    """
+
+    shards: Annotated[int, Meta(ge=1, le=1024)] = 16
+    group: str = "propfan"
+    namespace: str = ""
+    replica: str = ""
+    lease_duration_s: Annotated[float, Meta(ge=1, le=600)] = 10.0
+
+
 class EngineConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="kebab"):
     """What an engine needs to know.
 
@@ -48,6 +83,7 @@ class EngineConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rena
         default_plugin: Runs task types that no plugin serves; empty refuses them.
         plugins: The ``plugins`` section: ``k8s``, ``logs`` and the plugins' own.
         storage: Access to object stores.
+        kubernetes, sharding: For ``propfan serve``.
     """
 
     data_dir: Path | None = None
@@ -72,3 +108,5 @@ class EngineConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rena
     default_plugin: str = ""
     plugins: Mapping[str, Mapping[str, Any]] = {}
     storage: StorageConfig = StorageConfig()
+    kubernetes: KubernetesSection = KubernetesSection()
+    sharding: ShardingSection = ShardingSection()

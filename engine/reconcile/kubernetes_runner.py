@@ -11,6 +11,7 @@ from propfan.engine.cluster import Cluster, ObservedObject
 from propfan.engine.reconcile import answers
 from propfan.engine.reconcile.live_task import LiveTask
 from propfan.engine.reconcile.task_context import RoundContext, labels_of
+from propfan.engine.sharding import SHARD_LABEL
 from propfan.engine.task_state import (
     Delayed,
     Event,
@@ -104,7 +105,7 @@ class KubernetesRunner:
             if found.metadata.finalizers:
                 await self._patch_finalizers(found)
             return Delayed(f"waiting for the old {found} to terminate", _RECHECK_GONE_S)
-        live.learn(found)
+        live.learn(await self._claim(found, ctx))
         live.must_look = True  # it may have come far without us
         return Launched()
 
@@ -116,7 +117,7 @@ class KubernetesRunner:
             read = await self._read(ctx)
             if read is None:
                 return self._lost(ctx)
-            seen = live.learn(read)
+            seen = live.learn(await self._claim(read, ctx))
         info = answers.phase_info(await self._plugin.get_task_phase(ctx, seen), self.loaded.entry.id)
         if not info.phase.is_terminal:
             if live.object_was_deleted:
@@ -223,6 +224,19 @@ class KubernetesRunner:
             return await self._cluster.get(self._kind, ctx.metadata.namespace, self.object_name(ctx))
         except NotFoundError:
             return None
+
+    async def _claim(self, found: ObservedObject, ctx: RoundContext) -> ObservedObject:
+        """Puts the label on it by which the watch of the task's replica finds it, if another executor made it."""
+        shard = ctx.metadata.labels.get(SHARD_LABEL)
+        if shard is None or found.metadata.labels.get(SHARD_LABEL) == shard:
+            return found
+        meta = found.metadata
+        try:
+            return await self._cluster.patch(
+                found.kind, meta.namespace, meta.name, {"metadata": {"labels": {SHARD_LABEL: shard}}}
+            )
+        except NotFoundError:
+            return found
 
     def _is_own(self, found: ObservedObject, live: LiveTask, ctx: RoundContext) -> bool:
         """Whether it was made for this task: its owner tells; its labels where there is none, or not of our choice."""

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import datetime
-from typing import Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 import msgspec
 
 from propfan.engine import machine
 from propfan.engine.cluster import ObservedObject
+from propfan.engine.status import STATE_VERSION
 from propfan.engine.task_events import Identity, TaskEvent
 from propfan.engine.task_state import Stage, TaskState
 from propfan.pluginmachinery.errors import DecodeError
 from propfan.pluginmachinery.taskaction import FINALIZER, TERMINATION_STATUS_LABEL, TaskAction
+
+if TYPE_CHECKING:
+    from propfan.engine.web.jobs import Job
 
 
 class TaskKey(NamedTuple):
@@ -33,6 +37,7 @@ class LiveTask:
         action: The TaskAction as last seen.
         object: The present attempt's object as last seen, ``None`` when none is known.
         object_was_deleted: ``object`` is its last state before it went away.
+        job: The present attempt's job, where that runs on an external service; ``None`` when none is known.
         must_look: Something changed since the goal was last pursued.
         revision, persisted: Grow with each change worth writing, and with each write that succeeded.
         unsent: Events that the control plane has not acknowledged, oldest first.
@@ -41,23 +46,31 @@ class LiveTask:
         is_confirmed: The TaskAction was read itself: lists and watches may show a state that is long past,
             also one of a task that is over.
         loaded_version: resourceVersion that ``state`` was first read from.
+        shard: The one it belongs to; 0 where tasks are not spread over replicas.
+        tried: Private part of a status whose write failed, for it may have been applied all the same.
+        is_leaving: Another replica is to drive it: no round begins any more.
         is_missing: A list did not show the TaskAction; only a live read can tell whether it is gone.
         is_dropped: The engine does not drive it any more.
     """
 
     __slots__ = (
-        "action", "failed_writes", "identity", "is_busy", "is_confirmed", "is_dropped", "is_missing", "is_publishing",
-        "is_queued", "is_writing", "key", "loaded_version", "must_look", "object", "object_was_deleted", "persisted",
-        "revision", "state", "unsent", "wake_at", "write_at", "written_at",
+        "action", "failed_writes", "identity", "is_busy", "is_confirmed", "is_dropped", "is_leaving", "is_missing",
+        "is_publishing", "is_queued", "is_writing", "job", "key", "loaded_version", "must_look", "object",
+        "object_was_deleted", "persisted", "revision", "shard", "state", "tried", "unsent", "wake_at", "write_at",
+        "written_at",
     )  # fmt: skip
 
-    def __init__(self, key: TaskKey, action: ObservedObject, state: TaskState, identity: Identity) -> None:
+    def __init__(
+        self, key: TaskKey, action: ObservedObject, state: TaskState, identity: Identity, shard: int = 0
+    ) -> None:
         self.key: Final = key
+        self.shard: Final = shard
         self.identity: Final = identity
         self.action = action
         self.state = state
         self.object: ObservedObject | None = None
         self.object_was_deleted = False
+        self.job: Job | None = None
         self.must_look = True
         self.revision = 0
         self.persisted = 0
@@ -68,6 +81,8 @@ class LiveTask:
         self.failed_writes = 0
         self.is_confirmed = False
         self.loaded_version: Final = version_of(action)
+        self.tried: bytes | None = None
+        self.is_leaving = False
         self.is_missing = False
         self.is_dropped = False
         self.is_queued = False
@@ -102,6 +117,18 @@ class LiveTask:
         age = version_of(newer) - version_of(known)
         return age < 0 or (age == 0 and not self.object_was_deleted)
 
+    def learn_action(self, answer: ObservedObject) -> None:
+        """Keeps the TaskAction as a write left it, unless the watch told of a later state meanwhile."""
+        if version_of(answer) >= version_of(self.action):
+            self.action = answer
+
+    def is_own_status(self, read: ObservedObject) -> bool:
+        """Whether the status there was written by this engine, as far as it knows, and by nobody after it."""
+        private = _private_part(read)
+        return private == _private_part(self.action) or (
+            self.tried is not None and private == (self.tried, STATE_VERSION)
+        )
+
     def learn(self, read: ObservedObject) -> ObservedObject:
         """Keeps an object as it was read or made, unless the watch told of a later state meanwhile; the latest of both."""
         known = self.object
@@ -117,6 +144,27 @@ def version_of(seen: ObservedObject) -> int:
         return int(seen.metadata.resource_version)
     except ValueError:
         return 0
+
+
+class _PrivateStatus(msgspec.Struct, frozen=True, rename="camel"):
+    plugin_state: bytes | None = None
+    plugin_state_version: int = 0
+
+
+class _PrivatePart(msgspec.Struct, frozen=True):
+    status: _PrivateStatus = _PrivateStatus()
+
+
+_private_decoder: Final = msgspec.json.Decoder(_PrivatePart)
+
+
+def _private_part(action: ObservedObject) -> tuple[bytes | None, int] | None:
+    """What one executor alone writes; ``None`` when it can not be read."""
+    try:
+        status = _private_decoder.decode(action.raw).status
+    except (msgspec.DecodeError, RecursionError):
+        return None
+    return status.plugin_state, status.plugin_state_version
 
 
 _decoder: Final = msgspec.json.Decoder(TaskAction)

@@ -18,13 +18,13 @@ import structlog
 
 from propfan.engine import status
 from propfan.engine.clock import Clock
-from propfan.engine.cluster import TASK_ACTION, Cluster
+from propfan.engine.cluster import TASK_ACTION, Cluster, ObservedObject
 from propfan.engine.config import EngineConfig
-from propfan.engine.reconcile.live_task import LiveTask
+from propfan.engine.reconcile.live_task import LiveTask, version_of
 from propfan.engine.reconcile.timers import Timers
 from propfan.engine.task_events import EventSink, TaskEvent
 from propfan.engine.task_state import DELAY_BACKOFF
-from propfan.pluginmachinery.errors import ApiError, NotFoundError
+from propfan.pluginmachinery.errors import ApiError, ConflictError, NotFoundError
 
 logger = structlog.get_logger(__name__)
 
@@ -44,6 +44,7 @@ class Publisher:
     Args:
         on_written: Called after each successful status write.
         on_vanished: Called when a TaskAction turns out to be gone.
+        on_overtaken: Called with a TaskAction as read, whose status another engine has written since.
 
     Attributes:
         sink_problem: Why events can not be delivered at the moment; empty when they can.
@@ -59,6 +60,7 @@ class Publisher:
         *,
         on_written: Callable[[LiveTask], None],
         on_vanished: Callable[[LiveTask], None],
+        on_overtaken: Callable[[LiveTask, ObservedObject], None],
     ) -> None:
         self._cluster: Final = cluster
         self._sink: Final = sink
@@ -68,6 +70,7 @@ class Publisher:
         self._linger: Final = timedelta(seconds=config.status_linger_s)
         self._on_written: Final = on_written
         self._on_vanished: Final = on_vanished
+        self._on_overtaken: Final = on_overtaken
         self._to_send: Final[deque[LiveTask]] = deque()
         self._to_write: Final[deque[LiveTask]] = deque()
         self._send_more: Final = Signal()
@@ -189,16 +192,24 @@ class Publisher:
         revision = live.revision
         identity = live.identity
         patch = status.to_patch(live.state, f"{identity.run}/{identity.action}", self._clock.now(), live.unsent)
+        version = live.action.metadata.resource_version
         try:
-            await self._cluster.patch(TASK_ACTION, *live.key, patch, subresource="status")
+            answer = await self._cluster.patch(
+                TASK_ACTION, *live.key, patch, subresource="status", resource_version=version
+            )
         except NotFoundError:
             live.is_writing = False
             self._on_vanished(live)
             return
+        except ConflictError as error:
+            await self._compare(live, error)
+            return
         except ApiError as error:
-            live.is_writing = False
+            live.tried = patch["status"]["pluginState"]
             self._retry(live, error)
             return
+        live.learn_action(answer)
+        live.tried = None
         live.failed_writes = 0
         live.written_at = self._clock.now()
         live.is_writing = False
@@ -208,7 +219,31 @@ class Publisher:
         self._on_written(live)
         self.due(live)
 
+    async def _compare(self, live: LiveTask, refused: ConflictError) -> None:
+        """The object has changed: people may have touched it, or another engine drives it by now."""
+        try:
+            latest = await self._cluster.get(TASK_ACTION, *live.key)
+        except NotFoundError:
+            live.is_writing = False
+            self._on_vanished(live)
+            return
+        except ApiError as error:
+            self._retry(live, error)
+            return
+        if latest.metadata.uid != live.identity.uid or not live.is_own_status(latest):
+            live.is_writing = False
+            self._on_overtaken(live, latest)
+            return
+        is_news = version_of(latest) > version_of(live.action)
+        live.learn_action(latest)
+        if is_news:
+            self._to_write.append(live)  # with the version that is there now
+            self._write_more.give()
+        else:
+            self._retry(live, refused)
+
     def _retry(self, live: LiveTask, error: ApiError) -> None:
+        live.is_writing = False
         live.failed_writes += 1
         logger.warning("status write failed", task=live.state.task, error=str(error), tries=live.failed_writes)
         wait_s = max(error.retry_after_s, DELAY_BACKOFF.wait_s(live.failed_writes))

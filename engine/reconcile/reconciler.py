@@ -15,8 +15,9 @@ from typing import Final
 
 import anyio
 import structlog
+from anyio.abc import TaskGroup
 
-from propfan.engine import machine, status
+from propfan.engine import machine, sharding, status
 from propfan.engine.clock import Clock
 from propfan.engine.cluster import TASK_ACTION, Cluster, Kind, ObservedObject, WatchEvent, WatchEventType
 from propfan.engine.config import EngineConfig
@@ -43,7 +44,7 @@ from propfan.pluginmachinery.errors import (
     NotFoundError,
 )
 from propfan.pluginmachinery.phases import ErrorKind, ExecutionError
-from propfan.pluginmachinery.taskaction import MANAGED_LABEL, TaskAction
+from propfan.pluginmachinery.taskaction import TaskAction
 
 logger = structlog.get_logger(__name__)
 
@@ -66,11 +67,13 @@ class _Worker:
 
 
 class Reconciler:
-    """Drives all tasks of one cluster.
+    """Drives the tasks of one cluster: all of them, or those of the shards that it was given.
 
     Args:
         watched: Kinds of the objects that tasks run as.
         on_final: Called with a task whose verdict is written down; its object may still be going away.
+        shards: Those that it begins with; all tasks are driven here when it is ``None``.
+        may_act: Asked before each round; once it says no, nothing is begun any more.
     """
 
     def __init__(
@@ -83,6 +86,8 @@ class Reconciler:
         *,
         watched: frozenset[Kind],
         on_final: Callable[[LiveTask], None],
+        shards: frozenset[int] | None = None,
+        may_act: Callable[[], bool] = lambda: True,
     ) -> None:
         self._cluster: Final = cluster
         self._rounds: Final = rounds
@@ -97,21 +102,26 @@ class Reconciler:
         self._work: Final = Signal()
         self._timers: Final[Timers[LiveTask]] = Timers(clock, self._on_timer, self._is_driven)
         self._publisher: Final = Publisher(
-            cluster, sink, config, clock, self._timers, on_written=self._on_written, on_vanished=self._drop
+            cluster,
+            sink,
+            config,
+            clock,
+            self._timers,
+            on_written=self._on_written,
+            on_vanished=self._drop,
+            on_overtaken=self._on_overtaken,
         )
-        self._actions: Final = Watcher(
-            cluster, TASK_ACTION, on_event=self._on_action, on_listed=self._on_actions_listed
-        )
-        self._objects: Final = [
-            Watcher(
-                cluster,
-                kind,
-                labels={MANAGED_LABEL: "true"},
-                on_event=self._on_object,
-                on_listed=partial(self._on_objects_listed, kind),
-            )
-            for kind in sorted(watched, key=str)
-        ]
+        self._may_act: Final = may_act
+        self._watched: Final = sorted(watched, key=str)
+        self._namespaces: Final = config.kubernetes.namespaces or ("",)
+        self._shard_count: Final = config.sharding.shards
+        self._shards = shards
+        self._selection_changed = anyio.Event()
+        self._are_actions_listed = False
+        self._leaving: Final[set[LiveTask]] = set()
+        """Tasks of another replica that still have something to write here."""
+        self._have_left = anyio.Event()
+        self._workers: Sequence[_Worker] = ()
 
     @property
     def live(self) -> Mapping[TaskKey, LiveTask]:
@@ -130,19 +140,113 @@ class Reconciler:
             await self._became_idle.wait()
 
     async def run(self) -> None:
-        """Works until cancelled. Objects are listed before tasks, so that a restart finds them."""
+        """Works until cancelled."""
         async with anyio.create_task_group() as tasks:
-            for watcher in self._objects:
-                tasks.start_soon(watcher.run)
-            for watcher in self._objects:
-                await watcher.is_synced.wait()
-            tasks.start_soon(self._actions.run)
+            tasks.start_soon(self._watch_all)
             tasks.start_soon(self._timers.run)
             tasks.start_soon(self._publisher.run)
-            workers = [_Worker(self._clock.now()) for _ in range(self._config.workers)]
-            for worker in workers:
+            self._workers = [_Worker(self._clock.now()) for _ in range(self._config.workers)]
+            for worker in self._workers:
                 tasks.start_soon(self._work_off, worker)
-            tasks.start_soon(self._watch_over, workers)
+            tasks.start_soon(self._watch_over, self._workers)
+
+    # -- Shards ------------------------------------------------------------------------------------
+
+    def take_on(self, gained: frozenset[int]) -> None:
+        """Begins to drive the tasks of these shards too."""
+        self._select((self._shards or frozenset()) | gained)
+
+    async def hand_over(self, lost: frozenset[int], patience_s: float) -> None:
+        """Lets the tasks of these shards go: rounds come to their end, and what was decided is written down.
+
+        When it returns none of them is driven here. What could not be written within ``patience_s`` is decided
+        anew by the replica that goes on with the task.
+        """
+        self._select((self._shards or frozenset()) - lost)
+        leaving = [live for live in self._live.values() if live.shard in lost]
+        self._leaving.update(leaving)
+        self._have_left = anyio.Event()
+        for live in leaving:
+            live.is_leaving = True
+            if not live.is_durable:
+                self._publisher.changed(live, urgent=True)
+            self._check_left(live)
+        with anyio.move_on_after(patience_s):
+            while self._leaving:
+                await self._have_left.wait()
+        for live in leaving:
+            self._leaving.discard(live)
+            self._let_go(live)
+        for worker in self._workers:
+            if worker.live is not None and worker.live.is_leaving:
+                worker.scope.cancel()
+
+    def _select(self, selected: frozenset[int]) -> None:
+        self._shards = selected
+        self._selection_changed.set()
+
+    def _check_left(self, live: LiveTask) -> None:
+        if live in self._leaving and live.is_durable and not (live.is_busy or live.is_writing):
+            self._leaving.remove(live)
+            if not self._leaving:
+                self._have_left.set()
+
+    def _let_go(self, live: LiveTask) -> None:
+        """Another engine drives it now; unlike with one that is gone, what it holds stays."""
+        live.is_leaving = True
+        self._drop(live)
+
+    def _shard_of(self, seen: ObservedObject) -> int:
+        return sharding.shard_of_action(seen, self._shard_count) if self._shards is not None else 0
+
+    def _is_ours(self, shard: int) -> bool:
+        return self._shards is None or shard in self._shards
+
+    # -- Watches -----------------------------------------------------------------------------------
+
+    async def _watch_all(self) -> None:
+        """Watches what belongs to the shards of the moment."""
+        while True:
+            self._selection_changed = anyio.Event()
+            async with anyio.create_task_group() as watches:
+                if self._shards is None or self._shards:
+                    watches.start_soon(self._watch, watches)
+                await self._selection_changed.wait()
+                watches.cancel_scope.cancel()
+
+    async def _watch(self, watches: TaskGroup) -> None:
+        """Objects are listed before tasks, so that a restart finds them."""
+        self._are_actions_listed = False
+        labels = sharding.selector(self._shards, self._shard_count)
+        objects = [
+            Watcher(
+                self._cluster,
+                kind,
+                namespace=namespace,
+                labels=labels,
+                on_event=self._on_object,
+                on_listed=partial(self._on_objects_listed, kind, namespace),
+            )
+            for kind in self._watched
+            for namespace in self._namespaces
+        ]
+        actions = [
+            Watcher(
+                self._cluster,
+                TASK_ACTION,
+                namespace=namespace,
+                on_event=self._on_action,
+                on_listed=partial(self._on_actions_listed, namespace),
+            )
+            for namespace in self._namespaces
+        ]
+        for watchers in (objects, actions):
+            for watcher in watchers:
+                watches.start_soon(watcher.run)
+            for watcher in watchers:
+                await watcher.is_synced.wait()
+        self._are_actions_listed = True
+        self._found.clear()
 
     # -- What comes in -----------------------------------------------------------------------------
 
@@ -160,8 +264,8 @@ class Reconciler:
                 self._drop(live)
             return
         if live is None:
-            if not is_tidy(seen):
-                self._enqueue(self._take_up(key, seen))
+            if not is_tidy(seen) and self._is_ours(shard := self._shard_of(seen)):
+                self._enqueue(self._take_up(key, seen, shard))
             return
         known, live.action = live.action.metadata, seen
         meta = seen.metadata
@@ -173,7 +277,7 @@ class Reconciler:
             live.must_look = True
             self._enqueue(live)
 
-    def _take_up(self, key: TaskKey, seen: ObservedObject) -> LiveTask:
+    def _take_up(self, key: TaskKey, seen: ObservedObject, shard: int) -> LiveTask:
         """Begins, or goes on, to drive a task. An unreadable one is taken up too, to be refused."""
         decoded: TaskAction | None = None
         unreadable: Refused | None = None
@@ -186,7 +290,7 @@ class Reconciler:
             state, unsent = TaskState(str(key), limits.default(self._config), created), ()
             if decoded is not None:  # admission would see nothing wrong, and run it all over again
                 unreadable = Refused(ExecutionError(CORRUPTED_PLUGIN_STATE, str(error), ErrorKind.SYSTEM))
-        live = LiveTask(key, seen, state, identity_of(seen, decoded))
+        live = LiveTask(key, seen, state, identity_of(seen, decoded), shard)
         live.unsent = unsent
         live.object = self._found.pop(key, None)
         self._live[key] = live
@@ -196,12 +300,19 @@ class Reconciler:
             self._apply(live, unreadable)
         return live
 
-    def _on_actions_listed(self, keys: frozenset[tuple[str, str]]) -> None:
+    def _on_actions_listed(self, namespace: str, keys: frozenset[tuple[str, str]]) -> None:
         for key, live in self._live.items():
-            if key not in keys:
+            if key not in keys and namespace in ("", key.namespace):
                 live.is_missing = True
                 self._enqueue(live)
-        self._found.clear()
+
+    def _on_overtaken(self, live: LiveTask, latest: ObservedObject) -> None:
+        """Another engine drives the task, or did for a while: what it wrote counts, and not what is known here."""
+        if not self._is_driven(live):
+            return
+        logger.warning("task was driven by another engine", task=str(live.key))
+        self._let_go(live)
+        self._take_up_again(live, latest)
 
     def _on_object(self, event: WatchEvent) -> None:
         seen = event.object
@@ -211,7 +322,7 @@ class Reconciler:
         key = TaskKey(seen.metadata.namespace, owner.name)
         live = self._live.get(key)
         if live is None:
-            if self._actions.is_synced.is_set():
+            if self._are_actions_listed:
                 return
             if event.type is WatchEventType.DELETED:
                 self._found.pop(key, None)
@@ -228,12 +339,15 @@ class Reconciler:
         live.must_look = True
         self._enqueue(live)
 
-    def _on_objects_listed(self, kind: Kind, keys: frozenset[tuple[str, str]]) -> None:
+    def _on_objects_listed(self, kind: Kind, namespace: str, keys: frozenset[tuple[str, str]]) -> None:
         for live in self._live.values():
             known = live.object
             if known is None or known.kind != kind or live.object_was_deleted:
                 continue
-            if (known.metadata.namespace, known.metadata.name) not in keys:
+            if (
+                namespace in ("", known.metadata.namespace)
+                and (known.metadata.namespace, known.metadata.name) not in keys
+            ):
                 live.object_was_deleted = live.must_look = True
                 self._enqueue(live)
 
@@ -255,6 +369,7 @@ class Reconciler:
     def _on_written(self, live: LiveTask) -> None:
         if not live.is_durable:
             return
+        self._check_left(live)
         if live.state.outcome is not None:
             self._on_final(live)
         if machine.must_be_durable(live.state):
@@ -263,7 +378,7 @@ class Reconciler:
     # -- Turns -------------------------------------------------------------------------------------
 
     def _enqueue(self, live: LiveTask) -> None:
-        if live.is_queued or live.is_ended:
+        if live.is_queued or live.is_ended or live.is_leaving:
             return
         live.is_queued = True
         if not live.is_busy:
@@ -300,6 +415,7 @@ class Reconciler:
         if live is None:
             return
         live.is_busy = False
+        self._check_left(live)
         if live.is_queued:
             self._queue.append(live)
             self._work.give()
@@ -317,6 +433,8 @@ class Reconciler:
     async def _turn(self, live: LiveTask, worker: _Worker) -> None:
         """Rounds until the task has to wait; a task that never waits lets others go first."""
         for _ in range(_ROUNDS_A_TURN):
+            if live.is_leaving or not self._may_act():
+                return
             if not self._is_driven(live):
                 await self._rounds.abandon(live)
                 return
@@ -355,12 +473,17 @@ class Reconciler:
             return True
         if self._is_driven(live):
             self._drop(live)
-            if not is_tidy(latest):
-                taken = self._take_up(live.key, latest)
-                taken.is_confirmed = True
-                taken.object, taken.object_was_deleted = live.object, live.object_was_deleted
-                self._enqueue(taken)
+            self._take_up_again(live, latest)
         return False
+
+    def _take_up_again(self, live: LiveTask, latest: ObservedObject) -> None:
+        """Drives the task from what was read just now."""
+        if is_tidy(latest) or not self._is_ours(live.shard):
+            return
+        taken = self._take_up(live.key, latest, live.shard)
+        taken.is_confirmed = True
+        taken.object, taken.object_was_deleted = live.object, live.object_was_deleted
+        self._enqueue(taken)
 
     def _apply(self, live: LiveTask, event: Event) -> None:
         """Takes the step and hands on what it commands, in order."""

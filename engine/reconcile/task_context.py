@@ -11,6 +11,7 @@ import msgspec
 from flyteidl2.core import tasks_pb2
 from google.protobuf.message import DecodeError as ProtobufDecodeError
 
+from propfan.engine import sharding
 from propfan.engine.cluster import POD, Cluster
 from propfan.engine.task_state import TaskState
 from propfan.pluginmachinery import iopaths, metadata, object_metadata, readers
@@ -40,6 +41,8 @@ class Ports(msgspec.Struct, frozen=True):
     secrets: SecretManager
     max_payload_bytes: int
     default_service_account: str
+    shard_count: int = 0
+    """Objects wear the shard of their task where there are any."""
     known_facts: dict[bytes, TemplateFacts] = msgspec.field(default_factory=dict)
     """By serialised template: what runs at one time has few different ones."""
 
@@ -88,9 +91,14 @@ class TaskValues:
     def metadata(self) -> TaskExecutionMetadata:
         if self._metadata is None:
             account = self._ports.default_service_account
-            self._metadata = metadata.task_metadata(
+            made = metadata.task_metadata(
                 self.action, None, attempt=self.attempt, default_service_account=account, facts=self._facts()
             )
+            if self._ports.shard_count:
+                shard = sharding.shard_of(made.namespace, self.action.spec.run_name, self._ports.shard_count)
+                labels = {**made.labels, sharding.SHARD_LABEL: str(shard)}
+                made = msgspec.structs.replace(made, labels=labels)
+            self._metadata = made
         return self._metadata
 
     def _facts(self) -> TemplateFacts:

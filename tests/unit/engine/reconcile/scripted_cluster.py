@@ -69,7 +69,9 @@ class ScriptedCluster:
             raise answer
         return answer
 
-    async def list(self, kind: Kind, *, labels: LabelSelector | None = None, continue_token: str = "") -> ObjectList:
+    async def list(
+        self, kind: Kind, *, namespace: str = "", labels: LabelSelector | None = None, continue_token: str = ""
+    ) -> ObjectList:
         page = await self._answer("list", continue_token)
         assert isinstance(page, Page), f"listed while the script has {page}"
         return ObjectList(page.items, page.version, page.next_token)

@@ -45,6 +45,7 @@ class Desk:
             self.timers,
             on_written=lambda _: None,
             on_vanished=lambda _: None,
+            on_overtaken=lambda _, __: None,
         )
         action = ObservedObject(TASK_ACTION, ObjectMeta(name="a", namespace="n", resource_version="1"), b"{}")
         state = TaskState("n/a", Limits(), clock.now())
@@ -56,8 +57,9 @@ class Desk:
     async def record(self, events: object) -> None:
         return None
 
-    async def patch(self, *_: object, **__: object) -> None:
+    async def patch(self, *_: object, **__: object) -> ObservedObject:
         self.written_s.append(round(self._loop.time() - self.began_s, 3))
+        return self.live.action
 
     def change(self, *, urgent: bool = False) -> None:
         self.live.revision += 1
