@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import enum
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Final
@@ -9,6 +10,7 @@ from typing import Annotated, Any, Final
 import msgspec
 from msgspec import Meta
 
+from propfan.engine.kubernetes.config import KubernetesConfig
 from propfan.engine.processes.scheduler import Capacity
 from propfan.engine.storage import StorageConfig
 
@@ -17,21 +19,6 @@ LONGEST_S: Final = 100 * 365 * 86_400.0
 
 Seconds = Annotated[float, Meta(gt=0, le=LONGEST_S)]
 SecondsOrNone = Annotated[float, Meta(ge=0, le=LONGEST_S)]
-
-
-class KubernetesSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="kebab"):
-    """Section ``kubernetes``: which cluster ``propfan serve`` works on.
-
-    Attributes:
-        kubeconfig: A file, or several as in ``$KUBECONFIG``; that variable, ``~/.kube/config`` or the pod's own
-            service account when empty.
-        context: Of the kubeconfig; its current one when empty.
-        namespaces: Only tasks in these; in all when empty.
-    """
-
-    kubeconfig: str = ""
-    context: str = ""
-    namespaces: tuple[str, ...] = ()
 
 
 class ShardingSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="kebab"):
@@ -54,6 +41,66 @@ class ShardingSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True, r
     lease_duration_s: Annotated[float, Meta(ge=1, le=600)] = 10.0
 
 
+class ForeignState(enum.Enum):
+    """What becomes of a task that another executor has begun and not ended.
+
+    RESTART takes it over: its present attempt is launched, and so finds the object that is there.
+    REFUSE fails it, and says so.
+    """
+
+    RESTART = "restart"
+    REFUSE = "refuse"
+
+
+class FlyteSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="kebab"):
+    """Section ``flyte``: services of a Flyte 2 control plane, by Connect over HTTP.
+
+    Attributes:
+        events_url: Base URL of ``EventsProxyService``; without it events are logged and go nowhere else.
+        cache_url: Base URL of ``CacheService``; without it records of cached outputs are kept in the object store.
+        organization: Told in events and to the cache. Flyte 2 has none; services that insist on one take any.
+        timeout_s: A call that takes longer has failed.
+        reservation_heartbeat_s: A reservation of the cache is extended this often; it ends after three times that.
+    """
+
+    events_url: str = ""
+    cache_url: str = ""
+    organization: str = ""
+    timeout_s: Seconds = 30.0
+    reservation_heartbeat_s: Seconds = 10.0
+
+
+class LogLevel(enum.Enum):
+    DEBUG = "debug"
+    INFO = "info"
+    WARNING = "warning"
+    ERROR = "error"
+
+
+class LogFormat(enum.Enum):
+    JSON = "json"
+    CONSOLE = "console"
+
+
+class ServingSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="kebab"):
+    """Section ``serving``: how ``propfan serve`` is seen from outside.
+
+    Attributes:
+        metrics_address: ``host:port`` of ``/metrics``, ``/healthz`` and ``/readyz``; all addresses without a host,
+            nothing is served when empty.
+        log_format: One JSON object per line, or lines for people.
+        log_level: ``debug``, ``info``, ``warning`` or ``error``.
+        drain_s: Time to end rounds and write down what was decided, once it was told to stop.
+        tracing: Spans of rounds and writes, if OpenTelemetry is installed; it takes its own ``OTEL_...`` variables.
+    """
+
+    metrics_address: str = ":10254"
+    log_format: LogFormat = LogFormat.JSON
+    log_level: LogLevel = LogLevel.INFO
+    drain_s: Seconds = 20.0
+    tracing: bool = False
+
+
 class EngineConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="kebab"):
     """What an engine needs to know.
 
@@ -61,7 +108,8 @@ class EngineConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rena
         data_dir: Where the embedded cluster, the logs and the scratch directories live;
             ``None`` keeps everything in memory and runs no processes.
         store: URI under which tasks leave their outputs; ``<data_dir>/store`` when empty, or memory without one.
-        namespace: Of the tasks that are submitted without one.
+        namespace: Of the tasks that are submitted without one; its PodTemplates serve all others too.
+        namespaces: Only tasks in these are driven; in all when empty.
         cluster_name: Told in events.
         capacity: Resources that the process runtime hands out; what is not named is this machine's.
         max_system_failures: The engine's own retries over a task's life; the one after is fatal.
@@ -83,12 +131,15 @@ class EngineConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rena
         default_plugin: Runs task types that no plugin serves; empty refuses them.
         plugins: The ``plugins`` section: ``k8s``, ``logs`` and the plugins' own.
         storage: Access to object stores.
-        kubernetes, sharding: For ``propfan serve``.
+        foreign_state: Tasks that another executor has begun.
+        kubernetes, sharding, flyte, serving: For ``propfan serve``: the cluster, its replicas, the control plane,
+            and what is seen from outside.
     """
 
     data_dir: Path | None = None
     store: str = ""
     namespace: str = "default"
+    namespaces: tuple[str, ...] = ()
     cluster_name: str = "local"
     capacity: Capacity = Capacity()
     max_system_failures: Annotated[int, Meta(ge=0)] = 3
@@ -108,5 +159,8 @@ class EngineConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rena
     default_plugin: str = ""
     plugins: Mapping[str, Mapping[str, Any]] = {}
     storage: StorageConfig = StorageConfig()
-    kubernetes: KubernetesSection = KubernetesSection()
+    foreign_state: ForeignState = ForeignState.RESTART
+    kubernetes: KubernetesConfig = KubernetesConfig()
     sharding: ShardingSection = ShardingSection()
+    flyte: FlyteSection = FlyteSection()
+    serving: ServingSection = ServingSection()

@@ -113,7 +113,7 @@ class Reconciler:
         )
         self._may_act: Final = may_act
         self._watched: Final = sorted(watched, key=str)
-        self._namespaces: Final = config.kubernetes.namespaces or ("",)
+        self._namespaces: Final = config.namespaces or ("",)
         self._shard_count: Final = config.sharding.shards
         self._shards = shards
         self._selection_changed = anyio.Event()
