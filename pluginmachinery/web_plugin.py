@@ -2,20 +2,21 @@
 
 An asynchronous service is asked to ``create`` a job and then polled; a synchronous one does all in
 one call. The engine paces the calls by the plugin's own ``WebPluginConfig`` and persists
-``WebPluginState``, so that a job outlives the engine that created it.
+``WebPluginState``, so that a job outlives the engine that created it. ``Paced``, ``Discovering`` and
+``Background`` are for plugins that need more.
 """
 
 from __future__ import annotations
 
 import enum
 from collections.abc import Iterator, Mapping
-from datetime import datetime
 from typing import Any, Final, Protocol, TypeVar, runtime_checkable
 
 import msgspec
 
 from propfan.pluginmachinery.config import Duration
 from propfan.pluginmachinery.contexts import ResourceConstraints, TaskContext
+from propfan.pluginmachinery.errors import DecodeError
 from propfan.pluginmachinery.phases import PhaseInfo
 
 WEB_PLUGIN_STATE_VERSION: Final = 1
@@ -34,8 +35,8 @@ class Caching(msgspec.Struct, frozen=True, rename="camel"):
     Attributes:
         size: Jobs held at once, 10 to 500000.
         resync_interval: Time between two looks at one job, 5 s to 1 h.
-        workers: Looks in flight at once, 1 to 10000.
-        max_system_failures: Consecutive failed looks after which the task fails.
+        workers: Looks in flight at once to one endpoint, 1 to 10000; as many creations and deletions beside them.
+        max_system_failures: Failed looks in a row that are forgiven; the next one fails the task.
     """
 
     size: int = 100_000
@@ -77,33 +78,55 @@ class WebPhase(enum.IntEnum):
     """How far the engine has come with a job."""
 
     NOT_STARTED = 0
-    ALLOCATION_TOKEN_ACQUIRED = 1
+    CREATING = 1
+    """Quota is granted, and ``create`` may have been called: written down before the first call."""
     RESOURCES_CREATED = 2
     SUCCEEDED = 3
     USER_FAILURE = 4
+    """The job ended badly, or was never accepted."""
     SYSTEM_FAILURE = 5
+    """It was given up; what the job does is not known."""
 
     @property
     def is_terminal(self) -> bool:
         return self >= WebPhase.SUCCEEDED
 
 
-class WebPluginState(msgspec.Struct, frozen=True):
+class WebPluginState(msgspec.Struct, frozen=True, array_like=True, omit_defaults=True):
     """What is persisted of a job, as version ``WEB_PLUGIN_STATE_VERSION`` of the plugin's state.
 
     Attributes:
-        resource_meta: What ``create`` answered; opaque to the engine.
-        sync_failure_count: Consecutive looks that failed.
-        allocation_token_request_start_time: When quota was first asked for.
-        error_message: Of the last look that failed.
+        idempotency_key: Of this launch: see ``WebContext``.
+        resource_meta: What ``create`` answered; opaque to the engine; ``None`` until it did.
+        quota: Namespace of the quota that is held; empty for none.
+        links_digest: Of the log links that were told last.
+        failures: Calls in a row that failed and count; saved only together with something else.
+        problem: Of the last of them.
     """
 
     phase: WebPhase = WebPhase.NOT_STARTED
-    phase_version: int = 0
-    resource_meta: bytes = b""
-    sync_failure_count: int = 0
-    allocation_token_request_start_time: datetime | None = None
-    error_message: str = ""
+    idempotency_key: str = ""
+    resource_meta: bytes | None = None
+    quota: str = ""
+    links_digest: int = 0
+    failures: int = 0
+    problem: str = ""
+
+
+_encoder: Final = msgspec.msgpack.Encoder()
+_decoder: Final = msgspec.msgpack.Decoder(WebPluginState)
+
+
+def encode_state(state: WebPluginState) -> bytes:
+    return _encoder.encode(state)
+
+
+def decode_state(content: bytes) -> WebPluginState:
+    """Raises ``DecodeError`` when the bytes are no state."""
+    try:
+        return _decoder.decode(content)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise DecodeError("state of a web API task", str(error)) from error
 
 
 R = TypeVar("R")
@@ -114,7 +137,7 @@ class CreatedResource(msgspec.Struct, frozen=True):
 
     Attributes:
         meta: All that is needed to find it again; persisted, so small and free of secrets.
-        resource: What a first ``get`` would answer, when the service told it at once.
+        resource: What a first ``get`` would answer, when the service told it at once; ``None`` when it did not.
     """
 
     meta: bytes
@@ -128,9 +151,29 @@ class ResourceDemand(msgspec.Struct, frozen=True):
     constraints: ResourceConstraints = ResourceConstraints()
 
 
+class WebContext(TaskContext, Protocol):
+    """What a plugin may use while it creates a job."""
+
+    @property
+    def idempotency_key(self) -> str:
+        """Names this launch: the same each time ``create`` is repeated for it, another for every other launch.
+
+        It begins with the attempt's generated name. An attempt is launched more than once only when the
+        engine had to give up the first job.
+        """
+        ...
+
+
 @runtime_checkable
 class AsyncWebPlugin(Protocol[R]):
-    """A service whose jobs are created, polled and deleted; ``R`` is what one look at a job tells."""
+    """A service whose jobs are created, polled and deleted.
+
+    ``R`` is what one look at a job tells. A look whose answer equals (``==``) the one before is no news.
+
+    The engine writes down that it is about to call ``create`` before it does, and what ``create`` answered
+    before anything rests on it. So ``create`` is called once, unless its answer was lost: by a crash, or by
+    a connection that broke. Then it is called again with the same ``idempotency_key``.
+    """
 
     def get_config(self) -> WebPluginConfig: ...
 
@@ -138,29 +181,45 @@ class AsyncWebPlugin(Protocol[R]):
         """What the task will take; asked only when there are quotas."""
         ...
 
-    async def create(self, ctx: TaskContext) -> CreatedResource:
-        """Starts the job, or finds the one that an earlier call for the same attempt started.
+    async def create(self, ctx: WebContext) -> CreatedResource:
+        """Starts the job, or finds the one that an earlier call with the same ``idempotency_key`` started.
+
+        Any other error than these fails the attempt: the service refused, and there is no job.
 
         Raises:
-            TransientError: the service does not answer; the engine tries again.
-            PermanentError: the service will never accept this job.
+            TransientError: the service does not answer; the engine calls again, for as long as the task may wait.
+            UnansweredError: it took the call and gave no answer in time; the engine calls again, a limited
+                number of times (``Caching.max_system_failures``).
+            PermanentError: the service will never accept this job; the task fails.
         """
         ...
 
     async def get(self, meta: bytes) -> R:
         """Looks at the job. May be called any number of times, from any replica.
 
+        Errors count: after ``Caching.max_system_failures`` looks in a row that failed the next one fails the
+        task, and the job is deleted.
+
         Raises:
-            TransientError: the service does not answer; the engine looks again.
+            TransientError: with ``retry_after_s`` the service wants to be asked less often: that does not count.
+            PermanentError: no later look can tell more; the task fails at once.
         """
         ...
 
     async def delete(self, meta: bytes, reason: str) -> None:
-        """Cancels the job; succeeds when it is finished or unknown."""
+        """Cancels the job; succeeds when it is finished or unknown.
+
+        Raises:
+            TransientError: the service does not answer; the engine calls again until it does.
+            PermanentError: it can not be cancelled; the engine leaves it alone.
+        """
         ...
 
     async def status(self, ctx: TaskContext, meta: bytes, resource: R) -> PhaseInfo:
-        """What the job's state means for the task. Asks the service nothing; may write outputs."""
+        """What the job's state means for the task. Asks the service nothing; may write outputs.
+
+        An error counts as a failed look; ``StorageError`` is tried again with the same ``resource``.
+        """
         ...
 
 
@@ -170,6 +229,62 @@ class SyncWebPlugin(Protocol):
 
     def get_config(self) -> WebPluginConfig: ...
 
-    async def do(self, ctx: TaskContext) -> PhaseInfo:
-        """Runs the task and answers with a terminal phase. May be called again after a restart."""
+    async def do(self, ctx: WebContext) -> PhaseInfo:
+        """Runs the task and answers with a terminal phase. May be called again after a restart.
+
+        Errors are as of ``AsyncWebPlugin.create``.
+        """
+        ...
+
+
+class Pace(msgspec.Struct, frozen=True):
+    """How one task's job is looked at.
+
+    Attributes:
+        endpoint: Calls to one endpoint never wait for those to another; ``Caching.workers`` of each kind
+            may be under way to each.
+        interval: Between two looks; ``None`` is ``Caching.resync_interval``.
+    """
+
+    endpoint: str = ""
+    interval: Duration | None = None
+
+
+@runtime_checkable
+class Paced(Protocol):
+    """A web plugin, of either kind, that has several endpoints, or not the same pace for all tasks."""
+
+    def pace(self, ctx: TaskContext) -> Pace: ...
+
+
+class Discovery(msgspec.Struct, frozen=True):
+    """What is known of the task types that services offer.
+
+    Attributes:
+        task_types: Those that the plugin can run now.
+        unheard: Services that have not told yet what they offer, for people; empty when all have.
+        has_begun: Every service was asked at least once, whether it answered or not.
+    """
+
+    task_types: frozenset[str] = frozenset()
+    unheard: tuple[str, ...] = ()
+    has_begun: bool = True
+
+
+@runtime_checkable
+class Discovering(Protocol):
+    """A web plugin that learns only at run time which task types it can run.
+
+    A type that another plugin names in its entry, and one that the configuration routes elsewhere, stays there.
+    """
+
+    def discovered(self) -> Discovery: ...
+
+
+@runtime_checkable
+class Background(Protocol):
+    """A web plugin that has work of its own to do while the engine runs."""
+
+    async def run(self) -> None:
+        """Works until cancelled; then lets go of connections. It may be started again after that."""
         ...

@@ -145,6 +145,7 @@ class Reconciler:
             tasks.start_soon(self._watch_all)
             tasks.start_soon(self._timers.run)
             tasks.start_soon(self._publisher.run)
+            tasks.start_soon(self._rounds.run, self._poke)
             self._workers = [_Worker(self._clock.now()) for _ in range(self._config.workers)]
             for worker in self._workers:
                 tasks.start_soon(self._work_off, worker)
@@ -294,6 +295,7 @@ class Reconciler:
         live.unsent = unsent
         live.object = self._found.pop(key, None)
         self._live[key] = live
+        self._rounds.taken_up(live)
         if unsent:
             self._publisher.changed(live, urgent=False)
         if unreadable is not None:
@@ -515,13 +517,18 @@ class Reconciler:
             live.wake_at = when
             self._timers.set(live, when)
 
+    def _poke(self, live: LiveTask) -> None:
+        """There is news of what a task waits for that no watch tells of."""
+        live.must_look = True
+        self._enqueue(live)
+
     def _drop(self, live: LiveTask) -> None:
         if self._is_driven(live):
             del self._live[live.key]
             live.is_dropped = True
             self._timers.abandoned()
             self._enqueue(live)  # for what it held; one that has ended holds nothing
-        self._rounds.forget(live.key)
+        self._rounds.let_go(live)
         if not self._live and self._became_idle is not None:
             self._became_idle.set()
             self._became_idle = None

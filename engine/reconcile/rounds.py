@@ -20,6 +20,7 @@ from propfan.engine.reconcile.core_runner import CoreRunner
 from propfan.engine.reconcile.kubernetes_runner import KubernetesRunner
 from propfan.engine.reconcile.live_task import LiveTask, TaskKey, decode
 from propfan.engine.reconcile.task_context import Ports, RoundContext, TaskValues
+from propfan.engine.reconcile.web_runner import WebRunner
 from propfan.engine.task_cache import CacheAnswer, TaskCache
 from propfan.engine.task_events import readable
 from propfan.engine.task_state import (
@@ -43,8 +44,10 @@ from propfan.engine.task_state import (
     Stage,
     TimedOut,
 )
+from propfan.engine.web.jobs import Jobs, Poke
+from propfan.engine.web.quotas import Quotas
 from propfan.pluginmachinery.config import K8sConfig
-from propfan.pluginmachinery.entries import LoadedCorePlugin, LoadedKubernetesPlugin
+from propfan.pluginmachinery.entries import LoadedCorePlugin, LoadedKubernetesPlugin, LoadedWebPlugin
 from propfan.pluginmachinery.errors import (
     NON_RETRYABLE_CODES,
     ApiError,
@@ -84,6 +87,9 @@ _VALUES_KEPT: Final = 2048
 _LIMITS_KEPT: Final = 1024
 
 
+_Runner = KubernetesRunner | CoreRunner | WebRunner
+
+
 class Rounds:
     """Pursues goals. Holds no task: everything it needs to know of one comes with the call."""
 
@@ -96,10 +102,23 @@ class Rounds:
         self._config: Final = config
         self._k8s: Final = k8s
         self._clock: Final = clock
-        self._runners: Final[dict[str, KubernetesRunner | CoreRunner]] = {}
+        self._jobs: Final = Jobs(clock, config.plugin_timeout_s)
+        self._quotas: Final = Quotas()
+        self._runners: Final[dict[str, _Runner]] = {}
         self._values: Final[OrderedDict[TaskKey, TaskValues]] = OrderedDict()
         self._limits: Final[dict[Limits, Limits]] = {}
         """One of each, for most tasks have the same."""
+
+    async def run(self, poke: Poke) -> None:
+        """Looks at the jobs of external services until cancelled.
+
+        Args:
+            poke: Called with a task that has news: it needs a round.
+        """
+        for loaded in self._registry.plugins:
+            if isinstance(loaded, LoadedWebPlugin):
+                self._runner_of(loaded.entry.id)
+        await self._jobs.run(poke)
 
     async def next_event(self, live: LiveTask, now: datetime) -> Event | None:
         """What happens to the task next; ``None`` when there is nothing to do but wait."""
@@ -134,8 +153,13 @@ class Rounds:
         return None
 
     def _is_poked(self, live: LiveTask) -> bool:
-        """While an object is going away its watch is listened to, however long the next try is off."""
-        return live.must_look and live.state.stage in (Stage.CLEANING, Stage.ENDING)
+        """What goes away, and a job that has news, is listened to, however long the next try is off."""
+        stage = live.state.stage
+        if not live.must_look or stage is Stage.LAUNCHING or stage is Stage.RECEIVED:
+            return False
+        if stage is Stage.CLEANING or stage is Stage.ENDING:
+            return True
+        return isinstance(self._runners.get(live.state.plugin_id), WebRunner)
 
     def _must_look(self, live: LiveTask, now: datetime) -> bool:
         if live.must_look:
@@ -204,7 +228,7 @@ class Rounds:
             return Rejected(Outcome.NO_PLUGIN, error.message)
         except PluginError as error:
             return Rejected(Outcome.NO_PLUGIN, str(error))
-        if not isinstance(loaded, LoadedKubernetesPlugin | LoadedCorePlugin):
+        if not isinstance(loaded, LoadedKubernetesPlugin | LoadedCorePlugin | LoadedWebPlugin):
             kind = type(loaded).__name__.removeprefix("Loaded")
             return Rejected(Outcome.NO_PLUGIN, f"plugin '{loaded.entry.id}': this engine has no driver for a {kind}")
         meta = live.action.metadata
@@ -246,11 +270,11 @@ class Rounds:
         status = await self._cache.store(ctx.action, ctx.template, ctx.inputs, ctx.paths)
         return Collected(cache_status=status)
 
-    async def _remove(self, live: LiveTask, now: datetime) -> Event:
+    async def _remove(self, live: LiveTask, now: datetime) -> Event | None:
         ctx = self._context(live, now, attempt=live.state.removing_attempt)
         return await self._runner(live).remove(live, ctx, force=True)
 
-    async def _finalize(self, live: LiveTask, now: datetime) -> Event:
+    async def _finalize(self, live: LiveTask, now: datetime) -> Event | None:
         state = live.state
         runner = self._last_runner(live)
         if runner is not None:
@@ -279,7 +303,7 @@ class Rounds:
 
     # -- What goals work on ------------------------------------------------------------------------
 
-    def _last_runner(self, live: LiveTask) -> KubernetesRunner | CoreRunner | None:
+    def _last_runner(self, live: LiveTask) -> _Runner | None:
         """Who may have made something for a task that is over; ``None`` when nobody did, or nobody is left to ask.
 
         One that ended unadmitted may have been launched by an engine that died before it wrote that down.
@@ -294,13 +318,15 @@ class Rounds:
             if values.action.spec.action_type == "condition":
                 return None
             _ = values.metadata  # a template that can not be read was never launched
-            return self._runner(live, self._registry.resolve(values.action.spec.task_type).entry.id)
+            return self._runner_of(self._registry.resolve(values.action.spec.task_type).entry.id)
         except (PluginError, TaskError, DecodeError) as error:
             logger.warning("nothing is tidied up", task=str(live.key), error=str(error))
             return None
 
-    def _runner(self, live: LiveTask, plugin_id: str = "") -> KubernetesRunner | CoreRunner:
-        plugin_id = plugin_id or live.state.plugin_id
+    def _runner(self, live: LiveTask) -> _Runner:
+        return self._runner_of(live.state.plugin_id)
+
+    def _runner_of(self, plugin_id: str) -> _Runner:
         runner = self._runners.get(plugin_id)
         if runner is not None:
             return runner
@@ -310,6 +336,8 @@ class Rounds:
                 runner = KubernetesRunner(loaded, self._ports.cluster, self._k8s)
             case LoadedCorePlugin():
                 runner = CoreRunner(loaded, self._config.core_poll_s)
+            case LoadedWebPlugin():
+                runner = WebRunner(loaded, self._jobs, self._quotas)
             case _:
                 raise PluginError(plugin_id, "id", "this task was started by a plugin that is not loaded any more")
         self._runners[plugin_id] = runner
@@ -358,10 +386,45 @@ class Rounds:
             self._limits.clear()
         return self._limits.setdefault(found, found)
 
+    def taken_up(self, live: LiveTask) -> None:
+        """A task is driven from now on: what it holds is counted before anybody else gets any."""
+        runner = self._web_runner(live)
+        if runner is not None:
+            runner.taken_up(live)
+
+    def let_go(self, live: LiveTask) -> None:
+        """A task is not driven any more: nothing is kept of it, and nothing looked at."""
+        self.forget(live.key)
+        runner = self._web_runner(live)
+        if runner is not None:
+            runner.let_go(live)
+
     async def abandon(self, live: LiveTask) -> None:
         """Gives up what a task held that vanished before its end."""
-        self.forget(live.key)
+        runner = self._web_runner(live)
+        if runner is not None and await self._is_gone(live):
+            runner.abandon(live)
         await self._cache.release(owner=str(live.key))
+
+    async def _is_gone(self, live: LiveTask) -> bool:
+        """Whether there is no such TaskAction any more; not just one that another engine drives, or this one anew."""
+        try:
+            latest = await self._ports.cluster.get(TASK_ACTION, *live.key)
+        except NotFoundError:
+            return True
+        except ApiError as error:
+            logger.warning("the job of a task is left alone", task=str(live.key), error=str(error))
+            return False
+        return latest.metadata.uid != live.identity.uid
+
+    def _web_runner(self, live: LiveTask) -> WebRunner | None:
+        if not live.state.plugin_id or live.state.plugin_data is None:
+            return None
+        try:
+            runner = self._runner(live)
+        except PluginError:
+            return None
+        return runner if isinstance(runner, WebRunner) else None
 
     def forget(self, key: TaskKey) -> None:
         """Drops what was kept of a task that is over."""

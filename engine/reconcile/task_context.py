@@ -120,7 +120,11 @@ class TaskValues:
 
 
 class RoundContext:
-    """A ``TaskContext``, ``PluginContext`` and ``CoreContext`` in one; made anew for each round."""
+    """A ``TaskContext``, ``PluginContext``, ``CoreContext`` and ``WebContext`` in one; made anew for each round.
+
+    Attributes:
+        idempotency_key: Of the launch, where a job is created; otherwise empty.
+    """
 
     def __init__(self, values: TaskValues, state: TaskState, ports: Ports, now: datetime) -> None:
         self._values: Final = values
@@ -128,6 +132,12 @@ class RoundContext:
         self._ports: Final = ports
         self.now: Final = now
         self.new_state: tuple[int, bytes] | None = None
+        self.idempotency_key = ""
+
+    @property
+    def attempt(self) -> int:
+        """The one that the context is of, from 1."""
+        return self._values.attempt
 
     @property
     def action(self) -> TaskAction:
