@@ -170,16 +170,19 @@ class PodPhases:
         raw = await ctx.kubernetes.get_pod(pod_name)
         if raw is None:
             return UNDEFINED
-        pod = decode_pod(raw, f"Pod {ctx.metadata.namespace}/{pod_name}")
+        return self.judge(decode_pod(raw, f"Pod {ctx.metadata.namespace}/{pod_name}"), ctx.now, primary, info)
+
+    def judge(self, pod: ObservedPod, now: datetime, primary: str, info: TaskInfo | None = None) -> PhaseInfo:
+        """As ``failed_or_pending``, for a pod that is at hand."""
         status = pod.status
         if status is not None and status.phase == "Failed":
             verdict = self._rules.failed(status, primary)
             info = info or TaskInfo()
             if info.occurred_at is None:
-                info = msgspec.structs.replace(info, occurred_at=ctx.now)
+                info = msgspec.structs.replace(info, occurred_at=now)
         elif status is not None and status.phase == "Pending":
-            verdict = self._rules.pending(status, ctx.now)
-            info = TaskInfo(occurred_at=verdict.since or ctx.now)
+            verdict = self._rules.pending(status, now)
+            info = TaskInfo(occurred_at=verdict.since or now)
         else:
             return UNDEFINED
         return PhaseInfo(

@@ -18,6 +18,8 @@ T = TypeVar("T")
 
 NO_METADATA: Final = ObjectMeta()
 
+_PLAIN_METADATA: Final = {"labels", "annotations"}
+
 
 def pod_spec_builder(setup: SetupContext) -> PodSpecBuilder:
     """What turns tasks into the pods of a plugin's objects."""
@@ -42,6 +44,13 @@ def pod_metadata(
     labels = {**k8s.default_labels, **(own.get("labels") or {}), **execution.labels}
     annotations = {**k8s.default_annotations, **(own.get("annotations") or {}), **execution.annotations}
     return {name: value for name, value in (("labels", labels), ("annotations", annotations)) if value}
+
+
+def object_meta(metadata: Mapping[str, Any]) -> ObjectMeta:
+    """Metadata of an object that takes over those of a built pod."""
+    if metadata.keys() <= _PLAIN_METADATA:
+        return ObjectMeta(labels=metadata.get("labels") or {}, annotations=metadata.get("annotations") or {})
+    return msgspec.convert(metadata, ObjectMeta)  # a pod template brought more
 
 
 def render(kind: Kind, metadata: ObjectMeta, spec: Mapping[str, Any]) -> RenderedObject:

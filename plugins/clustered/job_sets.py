@@ -1,0 +1,116 @@
+"""A JobSet as its controller keeps it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime
+from typing import Annotated, Any, Final
+
+import msgspec
+
+from propfan.plugins.clustered.build import WORKERS
+
+COMPLETED: Final = "Completed"
+FAILED: Final = "Failed"
+SUSPENDED: Final = "Suspended"
+RESTARTING: Final = "RestartingJobSet"
+
+ENDS: Final = (COMPLETED, FAILED)
+
+_NEVER: Final = datetime(1, 1, 1, tzinfo=UTC)
+
+_Time = Annotated[datetime, msgspec.Meta(tz=True)] | None
+
+
+class Condition(msgspec.Struct, frozen=True, gc=False, rename="camel"):
+    """``metav1.Condition``, without what nothing depends on."""
+
+    type: str = ""
+    status: str = ""
+    last_transition_time: _Time = None
+    reason: str = ""
+    message: str = ""
+
+    @property
+    def is_true(self) -> bool:
+        return self.status == "True"
+
+
+class ReplicatedJobStatus(msgspec.Struct, frozen=True, gc=False):
+    name: str = ""
+    ready: int = 0
+    succeeded: int = 0
+    failed: int = 0
+    active: int = 0
+    suspended: int = 0
+
+    @property
+    def has_begun(self) -> bool:
+        return any(count > 0 for count in (self.ready, self.active, self.succeeded, self.failed))
+
+
+class JobSetStatus(msgspec.Struct, frozen=True, gc=False, rename="camel"):
+    conditions: tuple[Condition, ...] | None = None
+    restarts: int = 0
+    replicated_jobs_status: tuple[ReplicatedJobStatus, ...] | None = None
+
+    @property
+    def current(self) -> Condition | None:
+        """The newest true condition; of two of one time the first in the list."""
+        return max((c for c in self.conditions or () if c.is_true), key=_changed_at, default=None)
+
+    @property
+    def workers(self) -> ReplicatedJobStatus | None:
+        return next((jobs for jobs in self.replicated_jobs_status or () if jobs.name == WORKERS), None)
+
+    @property
+    def ends(self) -> Iterator[Condition]:
+        """The true conditions of a JobSet that is over."""
+        return (c for c in self.conditions or () if c.type in ENDS and c.is_true)
+
+    def as_json(self) -> Mapping[str, Any]:
+        """The status as its controller would write it."""
+        members: dict[str, Any] = msgspec.to_builtins(self)
+        return {name: value for name, value in members.items() if value or name == "restarts"}
+
+
+class _JobSpec(msgspec.Struct, frozen=True, gc=False):
+    parallelism: int | None = None
+
+
+class _JobTemplate(msgspec.Struct, frozen=True, gc=False):
+    spec: _JobSpec = _JobSpec()
+
+
+class _ReplicatedJob(msgspec.Struct, frozen=True, gc=False):
+    name: str = ""
+    template: _JobTemplate = _JobTemplate()
+
+
+class _FailurePolicy(msgspec.Struct, frozen=True, gc=False, rename="camel"):
+    max_restarts: int = 0
+
+
+class _Spec(msgspec.Struct, frozen=True, gc=False, rename="camel"):
+    replicated_jobs: tuple[_ReplicatedJob, ...] = ()
+    failure_policy: _FailurePolicy | None = None
+
+
+class JobSet(msgspec.Struct, frozen=True, gc=False):
+    """The part of a JobSet that its phase and its links depend on."""
+
+    spec: _Spec = _Spec()
+    status: JobSetStatus | None = None
+
+    @property
+    def ranks(self) -> int:
+        """How many pods work at once; 0 where the JobSet does not say."""
+        found = (jobs.template.spec.parallelism for jobs in self.spec.replicated_jobs if jobs.name == WORKERS)
+        return next(found, 0) or 0
+
+
+DECODER: Final = msgspec.json.Decoder(JobSet)
+
+
+def _changed_at(condition: Condition) -> datetime:
+    return condition.last_transition_time or _NEVER

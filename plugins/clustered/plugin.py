@@ -1,0 +1,212 @@
+"""The phase, the links and the clean-up of clustered tasks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Final
+
+import msgspec
+from flyteidl2.plugins.clustered_pb2 import ClusteredTaskSpec, ClusterFailurePolicy
+
+from propfan._speedups.links import rfc3339, unix_seconds
+from propfan.pluginmachinery import phases
+from propfan.pluginmachinery.contexts import PluginContext, TaskContext, TaskExecutionMetadata
+from propfan.pluginmachinery.entries import KubernetesPluginEntry, SetupContext
+from propfan.pluginmachinery.kubernetes_plugin import ObjectMeta, ObservedObject, Properties, RenderedObject
+from propfan.pluginmachinery.loglinks import LogInput
+from propfan.pluginmachinery.operators.custom import CustomError, message_of
+from propfan.pluginmachinery.operators.job_objects import decode, pod_spec_builder
+from propfan.pluginmachinery.operators.job_pods import list_pods, log_contexts, phase_of, without_pending
+from propfan.pluginmachinery.phases import ErrorKind, LogContext, Phase, PhaseInfo, TaskInfo, TaskLog
+from propfan.pluginmachinery.podphase import ObservedPod, PodPhases
+from propfan.plugins.clustered import build, job_sets
+from propfan.plugins.clustered.job_sets import JobSet, JobSetStatus
+
+HOST_MAINTENANCE: Final = "HostMaintenance"
+"""Code of the failure of a task that its node was taken from."""
+
+_MAINTENANCE_MESSAGE: Final = "pod evicted due to host maintenance; retrying without charging max_restarts"
+
+_LIVING: Final = ("Running", "Pending")
+_NEVER: Final = datetime(1, 1, 1, tzinfo=UTC)
+
+
+class ClusteredConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="kebab"):
+    """Section ``plugins.clustered-task``.
+
+    Attributes:
+        exact_pod_names: Log links name the pod that a rank runs in now. Otherwise they name what stays the same when
+            it is started again, its name without the random end, for stores that find logs by the beginning of a name.
+    """
+
+    exact_pod_names: bool = True
+
+
+class ClusteredPlugin:
+    """Runs ``clustered-task`` tasks. The pod of rank 0 stands for the task."""
+
+    def __init__(self, setup: SetupContext) -> None:
+        self._config = setup.section("clustered-task", ClusteredConfig)
+        self._plans = build.plans(pod_spec_builder(setup))
+        self._phases = PodPhases(setup.k8s, setup.logs)
+
+    def get_properties(self) -> Properties:
+        return Properties(generated_name_max_length=build.MAX_NAME_LENGTH)
+
+    def build_identity_resource(self, metadata: TaskExecutionMetadata) -> RenderedObject:
+        return RenderedObject(build.JOB_SET.api_version, build.JOB_SET.kind, ObjectMeta(), b"")
+
+    async def build_resource(self, ctx: TaskContext) -> RenderedObject:
+        return await self._plans.build(ctx)
+
+    async def get_task_phase(self, ctx: PluginContext, resource: ObservedObject) -> PhaseInfo:
+        """Raises ``DecodeError`` for an object that is no JobSet."""
+        job_set = decode(job_sets.DECODER, resource)
+        status = job_set.status or JobSetStatus()
+        metadata = resource.metadata
+        pods = [pod for pod in await list_pods(ctx) if pod.metadata.name.startswith(f"{metadata.name}-")]
+        ranks = _pods_by_rank(pods, metadata)
+        info = TaskInfo(
+            occurred_at=ctx.now,
+            logs=self._links(ctx, job_set, metadata, ranks),
+            log_context=self._log_context(pods, metadata),
+            custom_info=status.as_json(),
+        )
+        return self._verdict(ctx, job_set, status, _Rank0(self._phases, ranks.get("0"), metadata, ctx.now, info))
+
+    def is_terminal(self, resource: ObservedObject) -> bool:
+        """Raises ``DecodeError``."""
+        return any((decode(job_sets.DECODER, resource).status or JobSetStatus()).ends)
+
+    def get_completion_time(self, resource: ObservedObject) -> datetime | None:
+        """When the JobSet ended; else when it was created. Raises ``DecodeError``."""
+        status = decode(job_sets.DECODER, resource).status or JobSetStatus()
+        times = (condition.last_transition_time for condition in status.ends)
+        return next(filter(None, times), resource.metadata.creation_timestamp)
+
+    def _verdict(self, ctx: PluginContext, job_set: JobSet, status: JobSetStatus, rank_0: _Rank0) -> PhaseInfo:
+        now, info, condition = ctx.now, rank_0.info, status.current
+        if condition is None and not _has_begun(ctx, status):
+            return phases.initializing(now, 0, "pods scheduling / DNS resolving", info)
+        if condition is not None and condition.type == job_sets.COMPLETED:
+            return phases.success(now, info)
+        if condition is not None and condition.type == job_sets.FAILED:
+            if _wanted(ctx).restart_on_host_maintenance and rank_0.was_interrupted:
+                return phases.system_retryable_failure(HOST_MAINTENANCE, _MAINTENANCE_MESSAGE, now, info, cleanup=True)
+            return phases.retryable_failure(condition.reason, condition.message, now, info)
+        is_restarting = condition is not None and condition.type == job_sets.RESTARTING
+        early = rank_0.verdict(counts_failures=not is_restarting and _has_no_restarts_left(ctx, job_set, status))
+        if early.phase.is_failure:
+            return early
+        if condition is not None and condition.type == job_sets.SUSPENDED:
+            verdict = phases.queued(now, 0, "JobSet is suspended", info)
+        else:
+            how = "restart in progress (attempt" if is_restarting else "running (restart attempt"
+            verdict = phases.running(now, 0, info).with_reason(f"{how} {status.restarts})")
+        return phases.bump_version_on_new_reason(verdict, ctx.plugin_state).rechecked_at(early.recheck_at)
+
+    def _links(
+        self, ctx: PluginContext, job_set: JobSet, metadata: ObjectMeta, ranks: Mapping[str, ObservedPod]
+    ) -> tuple[TaskLog, ...]:
+        plan = self._phases.plan(ctx)
+        created = metadata.creation_timestamp
+        given = LogInput(
+            namespace=ctx.metadata.namespace,
+            container_name=_primary(metadata),
+            pod_rfc3339_start_time=rfc3339(created),
+            pod_rfc3339_finish_time=rfc3339(ctx.now),
+            pod_unix_start_time=unix_seconds(created),
+            pod_unix_finish_time=unix_seconds(ctx.now),
+            task_execution_id=ctx.metadata.task_execution_id,
+        )
+        links: list[TaskLog] = []
+        for rank in range(job_set.ranks):
+            pod = ranks.get(str(rank)) if self._config.exact_pod_names else None
+            name = f"{_pod_prefix(metadata)}{rank}" if pod is None else pod.metadata.name
+            links += plan.render(msgspec.structs.replace(given, pod_name=name, log_name=f"rank-{rank}"))
+        return tuple(links)
+
+    def _log_context(self, pods: Sequence[ObservedPod], metadata: ObjectMeta) -> LogContext | None:
+        """The pods that have started; ``None`` when there are none."""
+        started = without_pending(pods)
+        if not started:
+            return None
+        names = [pod.metadata.name for pod in started]
+        first = next((name for name in reversed(names) if name.startswith(f"{_pod_prefix(metadata)}0")), names[0])
+        contexts = log_contexts(self._phases, started)
+        if primary := _primary(metadata):
+            contexts = tuple(msgspec.structs.replace(pod, primary_container_name=primary) for pod in contexts)
+        return LogContext(contexts, first)
+
+
+class _Rank0(msgspec.Struct, frozen=True):
+    """The pod that stands for the task, as far as there is one, and what a verdict on it carries."""
+
+    phases: PodPhases
+    pod: ObservedPod | None
+    job_set: ObjectMeta
+    now: datetime
+    info: TaskInfo
+
+    def verdict(self, *, counts_failures: bool) -> PhaseInfo:
+        """Its verdict when it waits, or has failed and that counts; else undefined."""
+        if self.pod is None or (phase_of(self.pod) == "Failed" and not counts_failures):
+            return phases.UNDEFINED
+        return self.phases.judge(self.pod, self.now, _primary(self.job_set), self.info)
+
+    @property
+    def was_interrupted(self) -> bool:
+        verdict = self.verdict(counts_failures=True)
+        error = verdict.error
+        return verdict.phase is Phase.RETRYABLE_FAILURE and error is not None and error.kind is ErrorKind.SYSTEM
+
+
+def _pods_by_rank(pods: Iterable[ObservedPod], job_set: ObjectMeta) -> dict[str, ObservedPod]:
+    """The pod of each rank; of several, since some were replaced, one that lives, and then the newest."""
+    prefix = _pod_prefix(job_set)
+    found: dict[str, ObservedPod] = {}
+    for pod in sorted(pods, key=_liveliness):
+        name = pod.metadata.name
+        if name.startswith(prefix) and pod.metadata.namespace == job_set.namespace:
+            found[name.removeprefix(prefix).partition("-")[0]] = pod
+    return found
+
+
+def _liveliness(pod: ObservedPod) -> tuple[bool, datetime, str]:
+    return phase_of(pod) in _LIVING, pod.metadata.creation_timestamp or _NEVER, pod.metadata.name
+
+
+def _pod_prefix(job_set: ObjectMeta) -> str:
+    """What the names of the workers' pods begin with; rank, dash and random letters follow."""
+    return f"{job_set.name}-{build.WORKERS}-0-"
+
+
+def _primary(job_set: ObjectMeta) -> str:
+    return job_set.annotations.get(build.PRIMARY_CONTAINER, "")
+
+
+def _has_begun(ctx: PluginContext, status: JobSetStatus) -> bool:
+    workers = status.workers
+    return status.restarts > 0 or (workers is not None and workers.has_begun) or ctx.plugin_state.phase >= Phase.RUNNING
+
+
+def _has_no_restarts_left(ctx: PluginContext, job_set: JobSet, status: JobSetStatus) -> bool:
+    """Whether workers have failed that the controller will not start again."""
+    workers, policy = status.workers, job_set.spec.failure_policy
+    if workers is None or workers.failed <= 0:
+        return False
+    return status.restarts >= (_wanted(ctx).max_restarts if policy is None else policy.max_restarts)
+
+
+def _wanted(ctx: TaskContext) -> ClusterFailurePolicy:
+    """What the task wants to happen after failures; nothing, if its message can not be read, with which none is built."""
+    try:
+        return message_of(ctx.template, ClusteredTaskSpec).failure_policy
+    except CustomError:
+        return ClusterFailurePolicy()
+
+
+entry = KubernetesPluginEntry(
+    id=build.TASK_TYPE, task_types=(build.TASK_TYPE,), watched=build.JOB_SET, load=ClusteredPlugin
+)

@@ -1,0 +1,10 @@
+"""Runs ``pytorch``, ``tensorflow`` and ``mpi`` tasks as jobs of the Kubeflow training operator."""
+
+from __future__ import annotations
+
+from propfan.plugins.kubeflow.mpi import MpiPlugin
+from propfan.plugins.kubeflow.plugin import KubeflowConfig
+from propfan.plugins.kubeflow.pytorch import PyTorchPlugin
+from propfan.plugins.kubeflow.tensorflow import TensorflowPlugin
+
+__all__ = ["KubeflowConfig", "MpiPlugin", "PyTorchPlugin", "TensorflowPlugin"]

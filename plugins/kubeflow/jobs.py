@@ -1,0 +1,172 @@
+"""A Kubeflow job as its operator keeps it: how many pods each role has, and what has become of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Annotated, Any, Final
+
+import msgspec
+
+from propfan._speedups.links import rfc3339
+from propfan.pluginmachinery.errors import PermanentError
+from propfan.pluginmachinery.kubernetes_plugin import Kind
+
+PYTORCH_JOB: Final = Kind("kubeflow.org", "v1", "PyTorchJob", "pytorchjobs")
+TF_JOB: Final = Kind("kubeflow.org", "v1", "TFJob", "tfjobs")
+MPI_JOB: Final = Kind("kubeflow.org", "v1", "MPIJob", "mpijobs")
+
+ENDS: Final = ("Succeeded", "Failed")
+"""Types of the conditions that a job ends with."""
+
+SUSPENDED: Final = "Suspended"
+"""Type of the condition of a job that waits for somebody, e.g. Kueue, to let it run."""
+
+_NEVER: Final = datetime(1, 1, 1, tzinfo=UTC)
+
+_Time = Annotated[datetime, msgspec.Meta(tz=True)] | None
+
+
+class Condition(msgspec.Struct, frozen=True, gc=False, rename="camel"):
+    """``kubeflow.org/v1 JobCondition``."""
+
+    type: str = ""
+    status: str = ""
+    last_update_time: _Time = None
+    last_transition_time: _Time = None
+    reason: str = ""
+    message: str = ""
+
+    @property
+    def is_true(self) -> bool:
+        return self.status == "True"
+
+    def __str__(self) -> str:
+        """As Go prints one."""
+        return (
+            f"{{Type:{self.type} Status:{self.status} Reason:{self.reason} Message:{self.message} "
+            f"LastUpdateTime:{go_time(self.last_update_time)} LastTransitionTime:{go_time(self.last_transition_time)}}}"
+        )
+
+
+class ReplicaStatus(msgspec.Struct, frozen=True, gc=False, rename="camel", omit_defaults=True):
+    """``kubeflow.org/v1 ReplicaStatus``: the pods of one role, counted."""
+
+    active: int = 0
+    succeeded: int = 0
+    failed: int = 0
+    label_selector: Mapping[str, Any] | None = None
+    selector: str = ""
+
+
+class JobStatus(msgspec.Struct, frozen=True, gc=False, rename="camel", omit_defaults=True):
+    """``kubeflow.org/v1 JobStatus``. Conditions of ``None`` are not there; that is not the same as empty ones."""
+
+    conditions: tuple[Condition, ...] | None = None
+    replica_statuses: Mapping[str, ReplicaStatus | None] | None = None
+    start_time: _Time = None
+    completion_time: _Time = None
+    last_reconcile_time: _Time = None
+
+    def newest_first(self) -> JobStatus:
+        """With the conditions in the order in which they count."""
+        if not self.conditions or len(self.conditions) == 1:
+            return self
+        ordered = sorted(self.conditions, key=_changed_at, reverse=True)
+        return msgspec.structs.replace(self, conditions=tuple(ordered))
+
+    def as_json(self) -> dict[str, Any]:
+        """The status as its operator would write it."""
+        members: dict[str, Any] = msgspec.to_builtins(self)
+        conditions = members.get("conditions")
+        for condition in conditions or ():
+            for text in ("reason", "message"):
+                if not condition[text]:
+                    del condition[text]
+        if not conditions:
+            members.pop("conditions", None)
+        if not self.replica_statuses:
+            members.pop("replicaStatuses", None)
+        return members
+
+
+class _Replicas(msgspec.Struct, frozen=True, gc=False):
+    replicas: int | None = None
+
+
+_Roles = Mapping[str, _Replicas | None] | None
+
+
+class _Spec(msgspec.Struct, frozen=True, gc=False):
+    """The roles are under the name that belongs to the job's kind."""
+
+    pytorch: _Roles = msgspec.field(default=None, name="pytorchReplicaSpecs")
+    tensorflow: _Roles = msgspec.field(default=None, name="tfReplicaSpecs")
+    mpi: _Roles = msgspec.field(default=None, name="mpiReplicaSpecs")
+
+
+class Job(msgspec.Struct, frozen=True, gc=False):
+    """The part of a job that its phase and its links depend on."""
+
+    spec: _Spec = _Spec()
+    status: JobStatus | None = None
+
+    def has(self, role: str) -> bool:
+        return role in self._roles
+
+    def replicas(self, role: str) -> int:
+        """How many pods the role shall have; 0 where the job does not say."""
+        found = self._roles.get(role)
+        return (found.replicas or 0) if found is not None else 0
+
+    @property
+    def _roles(self) -> Mapping[str, _Replicas | None]:
+        return self.spec.pytorch or self.spec.tensorflow or self.spec.mpi or {}
+
+
+DECODER: Final = msgspec.json.Decoder(Job)
+
+
+def current(status: JobStatus) -> Condition | None:
+    """The condition that holds: the newest true one; ``None`` while the operator has written none at all.
+
+    Args:
+        status: With the newest condition first.
+
+    Raises:
+        PermanentError: it has written some, and none of them is true; without a code.
+    """
+    if status.conditions is None:
+        return None
+    for condition in status.conditions:
+        if condition.is_true:
+            return condition
+    told = " ".join(map(str, status.conditions))
+    raise PermanentError("", f"found no current condition. Conditions: [{told}]")
+
+
+def is_over(status: JobStatus) -> bool:
+    return any(condition.type in ENDS for condition in status.conditions or ())
+
+
+def is_suspended(status: JobStatus) -> bool:
+    return any(condition.type == SUSPENDED and condition.is_true for condition in status.conditions or ())
+
+
+def ended_at(status: JobStatus) -> datetime | None:
+    """When the job ended, as far as it is known; else when it began.
+
+    Args:
+        status: With the newest condition first.
+    """
+    ends = (c.last_transition_time for c in status.conditions or () if c.type in ENDS and c.last_transition_time)
+    return status.completion_time or next(ends, None) or status.start_time
+
+
+def go_time(when: datetime | None) -> str:
+    """As Go prints a time of UTC: ``2026-03-12 15:09:26 +0000 UTC``."""
+    return rfc3339(when).replace("T", " ").replace("Z", " +0000 UTC")
+
+
+def _changed_at(condition: Condition) -> datetime:
+    return condition.last_transition_time or _NEVER

@@ -1,0 +1,9 @@
+"""From a task to its Kubeflow job of TensorFlow."""
+
+from __future__ import annotations
+
+from propfan.plugins.kubeflow.tensorflow import entry
+from tests.golden.areas import jobs
+
+run = jobs.builds(entry)
+compare = jobs.compare
