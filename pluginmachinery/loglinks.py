@@ -240,6 +240,13 @@ class LinkPlan:
         rendered = None if plain is None else plain.render(values, given.enable_vscode)
         return self.substitute(values, own_names, has_debugger=given.enable_vscode) if rendered is None else rendered
 
+    def render_values(self, values: list[str], *, has_debugger: bool = False) -> tuple[TaskLog, ...]:
+        """As ``render``, with the values by slot, of which none is a plugin's own."""
+        if not self._links:
+            return ()
+        rendered = None if self.plain is None else self.plain.render(values, has_debugger)
+        return self.substitute(values, has_debugger=has_debugger) if rendered is None else rendered
+
     def substitute(
         self, values: Sequence[str], own_names: Sequence[str] = (), *, has_debugger: bool
     ) -> tuple[TaskLog, ...]:

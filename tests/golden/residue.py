@@ -25,7 +25,6 @@ RESIDUE: Final[Mapping[str, tuple[tuple[str, Any], ...]]] = {
     "SparkApplication": (
         ("status", _NO_SPARK_STATUS),
         ("spec.deps", {}),
-        ("spec.sparkVersion", ""),
         ("spec.mainApplicationFile", None),
     ),
     "RayJob": (("status", _NO_RAY_STATUS), ("spec.rayClusterSpec.workerGroupSpecs[].scaleStrategy", {})),

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
+import anyio
 import msgspec
 
 from propfan.pluginmachinery import object_metadata, objects
@@ -72,18 +73,20 @@ def plugin(entry: PluginEntry, case: Mapping[str, Any]) -> KubernetesPlugin:
 def builds(entry: KubernetesPluginEntry) -> Run:
     """The ``run`` of an area that builds objects."""
 
+    async def answer(maker: KubernetesPlugin, case: Mapping[str, Any]) -> list[dict[str, Any]]:
+        return [await _build(entry, maker, case) for _ in range(_BUILDS)]
+
     def run(case: Mapping[str, Any]) -> dict[str, Any]:
-        maker = plugin(entry, case)
-        answers = [_build(entry, maker, case) for _ in range(_BUILDS)]
+        answers = anyio.run(answer, plugin(entry, case), case)
         assert all(answer == answers[0] for answer in answers), f"builds of one task differ: {answers}"
         return answers[0]
 
     return run
 
 
-def _build(entry: KubernetesPluginEntry, maker: KubernetesPlugin, case: Mapping[str, Any]) -> dict[str, Any]:
+async def _build(entry: KubernetesPluginEntry, maker: KubernetesPlugin, case: Mapping[str, Any]) -> dict[str, Any]:
     try:
-        built = inputs.finish(maker.build_resource(inputs.Context(case)))
+        built = await maker.build_resource(inputs.Context(case))
         rendered = objects.normalise(built, entry.watched, entry.id, "build_resource")
     except PropfanError as error:
         return {"resource": _error(error)}

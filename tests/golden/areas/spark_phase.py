@@ -1,0 +1,9 @@
+"""A SparkApplication's status to a phase."""
+
+from __future__ import annotations
+
+from propfan.plugins.spark import entry
+from tests.golden.areas import jobs
+
+run = jobs.phases(entry, has_process=False)
+compare = jobs.compare
