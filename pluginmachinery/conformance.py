@@ -9,7 +9,14 @@ from typing import Any, Final, TypeVar
 from propfan.pluginmachinery.core_plugin import CorePlugin, CoreProperties
 from propfan.pluginmachinery.errors import PluginError
 from propfan.pluginmachinery.kubernetes_plugin import AbortOverride, Properties
-from propfan.pluginmachinery.web_plugin import AsyncWebPlugin, SyncWebPlugin, WebPluginConfig
+from propfan.pluginmachinery.web_plugin import (
+    AsyncWebPlugin,
+    Background,
+    Discovering,
+    Paced,
+    SyncWebPlugin,
+    WebPluginConfig,
+)
 
 MIN_GENERATED_NAME_LENGTH: Final = 8
 """Length of the shortest hashed name: ``f`` and seven base32 digits of a 32-bit hash."""
@@ -59,6 +66,9 @@ def check_web_plugin(plugin: str, subject: Any) -> WebPluginConfig:
     if hasattr(subject, "do") and hasattr(subject, "create"):
         raise PluginError(plugin, "do", "a plugin is either synchronous (do) or asynchronous (create), not both")
     check_methods(plugin, subject, SyncWebPlugin if hasattr(subject, "do") else AsyncWebPlugin)
+    for method, protocol in (("pace", Paced), ("discovered", Discovering), ("run", Background)):
+        if hasattr(subject, method):
+            check_methods(plugin, subject, protocol)
     config = _answer(plugin, "get_config", subject.get_config, WebPluginConfig)
     violations = config.violations()
     if violations:

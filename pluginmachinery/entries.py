@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Collection, Mapping
-from typing import Any, Protocol, TypeVar
+from typing import Any, Final, Protocol, TypeVar
 
 import msgspec
 
@@ -19,9 +19,11 @@ from propfan.pluginmachinery.core_plugin import CorePlugin, CoreProperties
 from propfan.pluginmachinery.errors import PluginError
 from propfan.pluginmachinery.kubernetes_plugin import ClusterPlugin, Kind, KubernetesPlugin, Properties
 from propfan.pluginmachinery.loglinks import LogsConfig
-from propfan.pluginmachinery.web_plugin import AsyncWebPlugin, SyncWebPlugin, WebPluginConfig
+from propfan.pluginmachinery.web_plugin import AsyncWebPlugin, Discovering, SyncWebPlugin, WebPluginConfig
 
 T = TypeVar("T")
+
+_NO_TASK_TYPE: Final = "must name at least one task type"
 
 
 class CrdSchemas(Protocol):
@@ -122,10 +124,13 @@ class CorePluginEntry(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class WebPluginEntry(msgspec.Struct, frozen=True, kw_only=True):
-    """A plugin that runs tasks on an external service; the attributes are as of ``KubernetesPluginEntry``."""
+    """A plugin that runs tasks on an external service; the attributes are as of ``KubernetesPluginEntry``.
+
+    ``task_types`` may be empty for a plugin that discovers them (``web_plugin.Discovering``).
+    """
 
     id: str
-    task_types: Collection[str]
+    task_types: Collection[str] = ()
     load: WebLoader
     is_default: bool = False
 
@@ -168,7 +173,7 @@ def check(entry: PluginEntry) -> None:
     if not _is_name(entry.id):
         raise PluginError(str(entry.id), "id", f"is required: a name that is unique among all plugins, is {entry.id!r}")
     conformance.check_flag(entry.id, entry, "is_default")
-    _check_task_types(entry.id, entry.task_types)
+    _check_task_types(entry.id, entry.task_types, may_be_none=isinstance(entry, WebPluginEntry))
     if isinstance(entry, KubernetesPluginEntry):
         _check_kubernetes(entry)
     elif entry.load is None:
@@ -198,12 +203,12 @@ def load(entry: PluginEntry, setup: SetupContext) -> LoadedPlugin:
     return _checked(entry, plugin)
 
 
-def _check_task_types(plugin: str, task_types: object) -> None:
+def _check_task_types(plugin: str, task_types: object, *, may_be_none: bool) -> None:
     field = "task_types"
     if isinstance(task_types, str) or not isinstance(task_types, Collection):
         raise PluginError(plugin, field, f"must be a collection of strings, is {type(task_types).__name__}")
-    if not task_types:
-        raise PluginError(plugin, field, "must name at least one task type")
+    if not task_types and not may_be_none:
+        raise PluginError(plugin, field, _NO_TASK_TYPE)
     for task_type in task_types:
         if not _is_name(task_type):
             raise PluginError(plugin, field, f"must be names, one is {task_type!r}")
@@ -282,4 +287,7 @@ def _checked(entry: PluginEntry, plugin: Any) -> LoadedPlugin:
         case CorePluginEntry():
             return LoadedCorePlugin(entry, plugin, conformance.check_core_plugin(entry.id, plugin))
         case WebPluginEntry():
-            return LoadedWebPlugin(entry, plugin, conformance.check_web_plugin(entry.id, plugin))
+            config = conformance.check_web_plugin(entry.id, plugin)
+            if not entry.task_types and not isinstance(plugin, Discovering):
+                raise PluginError(entry.id, "task_types", f"{_NO_TASK_TYPE}: the plugin does not discover any")
+            return LoadedWebPlugin(entry, plugin, config)

@@ -27,7 +27,8 @@ from propfan.pluginmachinery.entries import (
     SetupContext,
     WebPluginEntry,
 )
-from propfan.pluginmachinery.errors import ConfigError, PluginError, PluginNotFoundError
+from propfan.pluginmachinery.errors import ConfigError, PluginError, PluginNotFoundError, TransientError
+from propfan.pluginmachinery.web_plugin import Discovering, Discovery
 
 __all__ = [
     "ENTRY_POINT_GROUP",
@@ -145,13 +146,15 @@ class Registry:
         return tuple(failures.values())
 
     def resolve(self, task_type: str) -> LoadedPlugin:
-        """The plugin that runs ``task_type``.
+        """The plugin that runs ``task_type``: the routed one, one that names it, one that discovered it, the default.
 
         Raises:
             PluginNotFoundError: none serves it and there is no default plugin.
+            TransientError: none serves it yet; a service that may do so was not heard of so far.
             PluginError: the one that serves it could not be loaded; never another one in its place.
         """
-        plugin = self._routes.get(task_type) or self._servers.get(task_type) or self._default_id()
+        plugin = self._routes.get(task_type) or self._servers.get(task_type) or self._discoverer(task_type)
+        plugin = plugin or self._default_id()
         if plugin is None:
             raise PluginNotFoundError(task_type)
         loaded = self._loaded.get(plugin)
@@ -161,7 +164,8 @@ class Registry:
 
     def describe(self) -> tuple[PluginDescription, ...]:
         """All registered plugins, in the order of their registration."""
-        routes = self._servers | self._routes
+        found = {t: plugin for plugin, known in self._discoveries() for t in known.task_types}
+        routes = found | self._servers | self._routes
         default = self._default_id()
         return tuple(
             PluginDescription(
@@ -201,6 +205,28 @@ class Registry:
         default = next((other.id for other in self._entries.values() if other.is_default), None)
         if entry.is_default and default is not None:
             raise PluginError(entry.id, "is_default", f"plugin '{default}' is the default already")
+
+    def _discoveries(self) -> Iterator[tuple[str, Discovery]]:
+        for loaded in self._loaded.values():
+            if isinstance(loaded, LoadedWebPlugin) and isinstance(loaded.plugin, Discovering):
+                yield loaded.entry.id, loaded.plugin.discovered()
+
+    def _discoverer(self, task_type: str) -> str | None:
+        """Who discovered it. While somebody may yet, nobody else is taken in their place.
+
+        Where there is a default plugin, which runs whatever nobody else does, that is so until every
+        service was asked once; a service that is down for long must not hold it up.
+        """
+        unheard: list[str] = []
+        for plugin, known in self._discoveries():
+            if task_type in known.task_types:
+                return plugin
+            if not known.has_begun or not self._default_id():
+                unheard += known.unheard
+        if unheard:
+            reason = f'no plugin serves task type "{task_type}" so far; not heard of yet: {", ".join(unheard)}'
+            raise TransientError("PluginNotFound", reason)
+        return None
 
     def _default_id(self) -> str | None:
         if self._default_plugin:

@@ -1,11 +1,18 @@
 from __future__ import annotations
 
-import msgspec
 import pytest
 
 from propfan.pluginmachinery.config import Duration, decode_config
-from propfan.pluginmachinery.errors import ConfigError
-from propfan.pluginmachinery.web_plugin import Caching, RateLimit, WebPhase, WebPluginConfig, WebPluginState
+from propfan.pluginmachinery.errors import ConfigError, DecodeError
+from propfan.pluginmachinery.web_plugin import (
+    Caching,
+    RateLimit,
+    WebPhase,
+    WebPluginConfig,
+    WebPluginState,
+    decode_state,
+    encode_state,
+)
 
 
 def test_configuration_is_read_by_its_keys() -> None:
@@ -31,6 +38,17 @@ def test_only_the_last_three_phases_are_terminal() -> None:
     assert terminal == {WebPhase.SUCCEEDED, WebPhase.USER_FAILURE, WebPhase.SYSTEM_FAILURE}
 
 
-def test_state_survives_json_with_any_bytes_in_it() -> None:
-    state = WebPluginState(WebPhase.RESOURCES_CREATED, 2, b"\x00\xff", 1, error_message="down")
-    assert msgspec.json.decode(msgspec.json.encode(state), type=WebPluginState) == state
+@pytest.mark.parametrize("meta", [None, b"", b"\x00\xff"])
+def test_state_survives_its_encoding_with_any_bytes_in_it(meta: bytes | None) -> None:
+    state = WebPluginState(WebPhase.RESOURCES_CREATED, "key", meta, "default", 7, 1, "down")
+    assert decode_state(encode_state(state)) == state
+
+
+def test_state_of_a_young_job_is_short() -> None:
+    assert len(encode_state(WebPluginState(WebPhase.CREATING, "k"))) < 16
+
+
+@pytest.mark.parametrize("content", [b"", b"{}", b"\xc1", b"\x91\x63", b"\x92\x01\xa1\xff"])
+def test_bytes_that_are_no_state_are_refused(content: bytes) -> None:
+    with pytest.raises(DecodeError, match="state of a web API task"):
+        decode_state(content)
