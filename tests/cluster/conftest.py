@@ -25,7 +25,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def built_programs() -> None:
     """All programs of a cluster; what can not be built skips, or fails where the environment demands a cluster."""
     try:
-        for module in ("kubernetes", "etcd", "kwok"):
+        for module in programs.CLUSTER_MODULES:
             programs.build(module)
     except programs.UnavailableError as error:
         if os.environ.get(REQUIRE, "") not in ("", "0"):

@@ -140,14 +140,14 @@ class ControlPlane:
             ProcessEndedError, TimeoutError: one does not; the message has the end of its log.
         """
         self.etcd.start()
-        self.etcd.await_ready(partial(_is_healthy, f"{self._etcd_url}/health"), timeout_s=START_TIMEOUT_S)
+        self.etcd.await_ready(partial(is_healthy, f"{self._etcd_url}/health"), timeout_s=START_TIMEOUT_S)
         self.start_api_server()
         for path in self.settings.crds:
             self.install_crds(yaml.safe_load_all(path.read_text(encoding="utf-8")))
         for process, _ in self._servers:
             process.start()
         for process, url in self._servers:
-            process.await_ready(partial(_is_healthy, url), timeout_s=START_TIMEOUT_S)
+            process.await_ready(partial(is_healthy, url), timeout_s=START_TIMEOUT_S)
         for number in range(self.settings.nodes):
             self.api.create(_node(f"node-{number}"))
         if self.settings.nodes:
@@ -366,8 +366,8 @@ def _serving(port: int) -> Sequence[str]:
     )
 
 
-def _is_healthy(url: str) -> bool:
-    """Programs make certificates up for themselves; only the answer matters."""
+def is_healthy(url: str) -> bool:
+    """Whether a GET is answered with 200. Programs make certificates up for themselves; only the answer matters."""
     try:
         with urllib.request.urlopen(url, timeout=5, context=ssl._create_unverified_context()) as answer:
             return bool(answer.status == 200)

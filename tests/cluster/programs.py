@@ -21,18 +21,54 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import IO, Final
 
+import msgspec
+
 GO_MODULES = Path(__file__).with_name("go")
 
-PROGRAMS: Final[Mapping[str, Mapping[str, str]]] = MappingProxyType(
+
+class Module(msgspec.Struct, frozen=True):
+    """What is taken from a Go module."""
+
+    programs: Mapping[str, str]
+    """Each with the name that ``go build`` gives to it."""
+    source: str = ""
+    """The Go module that the manifests come from."""
+    manifests: Mapping[str, str] = {}
+    """Patterns of files in the source, and the folder beside the programs that they are copied to."""
+
+
+MODULES: Final[Mapping[str, Module]] = MappingProxyType(
     {
-        "etcd": {"etcd": "server"},
-        "kubernetes": {
-            name: name for name in ("kube-apiserver", "kube-controller-manager", "kube-scheduler", "kubectl")
-        },
-        "kwok": {"kwok": "kwok"},
+        "etcd": Module({"etcd": "server"}),
+        "kubernetes": Module(
+            {name: name for name in ("kube-apiserver", "kube-controller-manager", "kube-scheduler", "kubectl")}
+        ),
+        "kwok": Module({"kwok": "kwok"}),
+        "training-operator": Module(
+            {"training-operator": "training-operator.v1"},
+            "github.com/kubeflow/training-operator",
+            {"manifests/base/crds/kubeflow.org_*.yaml": "crds", "manifests/base/webhook/manifests.yaml": "webhooks"},
+        ),
+        "jobset": Module(
+            {"jobset": "jobset"},
+            "sigs.k8s.io/jobset",
+            {"config/components/crd/bases/*.yaml": "crds", "config/components/webhook/manifests.yaml": "webhooks"},
+        ),
+        "ray-operator": Module(
+            {"ray-operator": "ray-operator"},
+            "github.com/ray-project/kuberay/ray-operator",
+            {"config/crd/bases/*.yaml": "crds"},
+        ),
+        "spark-operator": Module(
+            {"spark-operator": "operator"},
+            "github.com/kubeflow/spark-operator/v2",
+            {"config/crd/bases/*.yaml": "crds", "config/webhook/manifests.yaml": "webhooks"},
+        ),
     }
 )
-"""For each module its programs, and the name that ``go build`` gives to each."""
+"""By the folder of ``go/`` that builds it."""
+
+CLUSTER_MODULES: Final = ("etcd", "kubernetes", "kwok")
 
 KUBERNETES_VERSION = "v1.34.4"
 _MAJOR, _MINOR, _ = KUBERNETES_VERSION.removeprefix("v").split(".")
@@ -63,15 +99,17 @@ def program(name: str) -> Path:
         UnavailableError: it is not built and can not be.
         RuntimeError: the build failed; the message has the compiler's last words.
     """
-    module = next(module for module, names in PROGRAMS.items() if name in names)
+    module = next(module for module, parts in MODULES.items() if name in parts.programs)
     return build(module) / name
 
 
 def folder(module: str) -> Path:
     """Where the programs of a module are, or will be."""
-    digest = hashlib.sha256(
-        repr((_BUILD, _ENVIRONMENT, PROGRAMS[module], platform.system(), platform.machine())).encode()
-    )
+    parts = MODULES[module]
+    decisive = repr((_BUILD, _ENVIRONMENT, dict(parts.programs), platform.system(), platform.machine()))
+    if parts.manifests:
+        decisive += repr((parts.source, parts.manifests))
+    digest = hashlib.sha256(decisive.encode())
     for name in ("go.mod", "go.sum"):
         digest.update((GO_MODULES / module / name).read_bytes())
     return cache_dir() / "cluster" / f"{module}-{digest.hexdigest()[:16]}"
@@ -93,8 +131,9 @@ def build(module: str) -> Path:
             with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{module}-") as scratch:
                 built = Path(scratch) / "programs"
                 _go_build(module, built)
-                for ours, theirs in PROGRAMS[module].items():
+                for ours, theirs in MODULES[module].programs.items():
                     (built / theirs).rename(built / ours)
+                _copy_manifests(module, built)
                 built.rename(target)
     return target
 
@@ -111,7 +150,7 @@ def _go_build(module: str, output: Path) -> None:
     go = shutil.which("go")
     if go is None:
         raise UnavailableError("the test cluster is not built, and there is no Go to build it with (https://go.dev/dl)")
-    _say(f"building {', '.join(PROGRAMS[module])} with {go}: some minutes, once")
+    _say(f"building {', '.join(MODULES[module].programs)} with {go}: some minutes, once")
     begin = reported = time.monotonic()
     command = [go, "build", "-v", *_BUILD, "-o", f"{output}/", "tool"]
     if nice := shutil.which("nice"):
@@ -134,6 +173,21 @@ def _go_build(module: str, output: Path) -> None:
             f"{' '.join(command)} in {GO_MODULES / module} failed:\n{last_words}"
         )
     _say(f"built {module} in {time.monotonic() - begin:.0f} s")
+
+
+def _copy_manifests(module: str, built: Path) -> None:
+    parts = MODULES[module]
+    if not parts.manifests:
+        return
+    command = ["go", "list", "-m", "-f", "{{.Dir}}", parts.source]
+    done = subprocess.run(
+        command, cwd=GO_MODULES / module, env=os.environ | _ENVIRONMENT, capture_output=True, text=True, check=True
+    )
+    source = Path(done.stdout.strip())
+    for pattern, folder_name in parts.manifests.items():
+        (built / folder_name).mkdir()
+        for path in source.glob(pattern):
+            shutil.copyfile(path, built / folder_name / path.name)  # without the mode: Go's module cache is read-only
 
 
 def _say(text: str) -> None:

@@ -1,0 +1,59 @@
+"""Admission webhooks of operators that run beside the API server instead of in the cluster."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from tests.cluster.api import Object
+from tests.cluster.control_plane import ControlPlane
+
+PATH = "/apis/admissionregistration.k8s.io/v1"
+PLURALS = {
+    "MutatingWebhookConfiguration": "mutatingwebhookconfigurations",
+    "ValidatingWebhookConfiguration": "validatingwebhookconfigurations",
+}
+
+
+def reached_by_url(path: Path, *, name: str, port: int, ca: Path, pods_with: str = "") -> list[Object]:
+    """An operator's webhook configurations, for a server on a port of loopback in place of its Service.
+
+    Args:
+        path: The configurations as ``controller-gen`` writes them.
+        name: Of each configuration.
+        ca: Whose certificate the server has.
+        pods_with: A label without which pods are none of the webhooks' business, as the operator's installation says.
+    """
+    found: list[Object] = list(yaml.safe_load_all(path.read_text(encoding="utf-8")))
+    for configuration in found:
+        configuration["metadata"]["name"] = name
+        for webhook in configuration["webhooks"]:
+            url = f"https://127.0.0.1:{port}{webhook['clientConfig']['service']['path']}"
+            webhook["clientConfig"] = {"url": url, "caBundle": base64.b64encode(ca.read_bytes()).decode()}
+            if pods_with and any("pods" in rule["resources"] for rule in webhook["rules"]):
+                webhook["objectSelector"] = {"matchExpressions": [{"key": pods_with, "operator": "Exists"}]}
+    return found
+
+
+@contextmanager
+def registered(cluster: ControlPlane, configurations: list[Object]) -> Iterator[None]:
+    """The API server asks the webhooks for as long as the context lasts; without a server it would refuse all."""
+    for configuration in configurations:
+        cluster.api.apply(configuration)
+    try:
+        yield
+    finally:
+        for configuration in configurations:
+            cluster.api.delete(f"{PATH}/{PLURALS[configuration['kind']]}/{configuration['metadata']['name']}")
+
+
+def secret(name: str, namespace: str, files: Mapping[str, Path]) -> Mapping[str, Any]:
+    """A Secret with the content of files."""
+    content = {key: base64.b64encode(path.read_bytes()).decode() for key, path in files.items()}
+    metadata = {"name": name, "namespace": namespace}
+    return {"apiVersion": "v1", "kind": "Secret", "metadata": metadata, "data": content}
