@@ -1,0 +1,75 @@
+"""The ASGI application: routes, who may come in, and the plain HTTP endpoints beside the services."""
+
+from __future__ import annotations
+
+import hmac
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+from typing import Any, Final
+
+import msgspec
+
+from propfan.engine.control_plane.config import ControlPlaneConfig
+
+Scope = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
+Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+ASGIApplication = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+OPEN_PATHS: Final = ("/healthz", "/upload/", "/download/")
+"""Need no token: they tell nothing, or are good for one object only."""
+
+
+class Application:
+    """One ASGI application of several.
+
+    Args:
+        routes: By the beginning of the path; the longest that fits is taken.
+    """
+
+    def __init__(self, routes: Mapping[str, ASGIApplication], config: ControlPlaneConfig) -> None:
+        self._routes: Final = dict(sorted(routes.items(), key=lambda route: -len(route[0])))
+        self._expected: Final = f"Bearer {config.token}".encode() if config.token else b""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan":
+            await _live(receive, send)
+            return
+        if scope["type"] != "http":
+            return
+        path: str = scope["path"]
+        if self._expected and not path.startswith(OPEN_PATHS) and not self._is_known(scope):
+            await answer_error(send, 401, "unauthenticated", "a bearer token is needed in 'authorization'")
+            return
+        if path == "/healthz":
+            await answer(send, 200, b"ok", "text/plain")
+            return
+        for prefix, application in self._routes.items():
+            if path.startswith(prefix):
+                await application(scope, receive, send)
+                return
+        method = path.lstrip("/")
+        await answer_error(send, 501, "unimplemented", f"{method} is not offered by this control plane")
+
+    def _is_known(self, scope: Scope) -> bool:
+        shown = next((value for name, value in scope["headers"] if name == b"authorization"), b"")
+        return hmac.compare_digest(shown, self._expected)
+
+
+async def answer(send: Send, status: int, body: bytes, content_type: str) -> None:
+    headers = [(b"content-type", content_type.encode()), (b"content-length", str(len(body)).encode())]
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": body})
+
+
+async def answer_error(send: Send, status: int, code: str, message: str) -> None:
+    """An error as the Connect protocol has it, which people can read too."""
+    await answer(send, status, msgspec.json.encode({"code": code, "message": message}), "application/json")
+
+
+async def _live(receive: Receive, send: Send) -> None:
+    """A server's start and stop mean nothing here: the control plane is entered and left by itself."""
+    while True:
+        message = await receive()
+        await send({"type": f"{message['type']}.complete"})
+        if message["type"] == "lifespan.shutdown":
+            return

@@ -1,0 +1,351 @@
+"""A control plane: runs and their actions over an engine, and the application that serves them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncIterator, Iterable, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from types import TracebackType
+from typing import Final, Self
+
+import anyio
+import msgspec
+import structlog
+from flyteidl2.common import identifier_pb2
+from flyteidl2.core import literals_pb2
+from flyteidl2.dataproxy import dataproxy_service_pb2
+from flyteidl2.task import common_pb2, task_definition_pb2
+from flyteidl2.workflow import run_definition_pb2
+
+from propfan.engine.api import Engine
+from propfan.engine.config import EngineConfig
+from propfan.engine.control_plane import engine_events, launching, progress
+from propfan.engine.control_plane.asgi import Application
+from propfan.engine.control_plane.config import ControlPlaneConfig
+from propfan.engine.control_plane.ledger import Ledger
+from propfan.engine.control_plane.logs import Logs
+from propfan.engine.control_plane.records import ActionKey, ActionRecord, RunRecord
+from propfan.engine.control_plane.services import applications
+from propfan.engine.control_plane.signing import Signer
+from propfan.engine.control_plane.store.catalog import Catalog
+from propfan.engine.control_plane.store.database import open_database
+from propfan.engine.control_plane.store.run_store import RunStore
+from propfan.engine.control_plane.store.secret_store import SecretStore
+from propfan.engine.reconcile.live_task import TaskKey
+from propfan.engine.submission import Submission, to_task_action
+from propfan.engine.task_events import TaskEvent
+from propfan.pluginmachinery import iopaths
+from propfan.pluginmachinery.errors import NotFoundError, PropfanError
+from propfan.pluginmachinery.kubernetes_plugin import ObjectMeta
+from propfan.pluginmachinery.podspec.build import parse
+from propfan.pluginmachinery.taskaction import TaskAction, TaskActionSpec
+
+logger = structlog.get_logger(__name__)
+
+DATABASE_FILE: Final = "control-plane.db"
+KEY_FILE: Final = "control-plane.key"
+
+_ENDED_PARENT: Final = "its parent action '{}' is over"
+
+
+class ControlPlane:
+    """Flyte 2's services over an engine of their own.
+
+    ::
+
+        async with ControlPlane(EngineConfig(data_dir=Path("state"))) as plane:
+            await uvicorn.Server(uvicorn.Config(plane.app, port=8090)).serve()
+
+    Enter and leave it in the same task, as an ``Engine``.
+
+    Attributes:
+        app: The ASGI application; it may be mounted at the root of another one, which need not know lifespans.
+    """
+
+    def __init__(self, engine: EngineConfig, config: ControlPlaneConfig | None = None) -> None:
+        self.config: Final = config or ControlPlaneConfig()
+        self._engine_config: Final = self._for_tasks(engine)
+        self.store_root: Final = self._engine_config.store
+
+    async def __aenter__(self) -> Self:
+        async with AsyncExitStack() as stack:
+            await stack.enter_async_context(self._running())
+            self._stack = stack.pop_all()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> bool | None:
+        return await self._stack.__aexit__(kind, error, trace)
+
+    def _for_tasks(self, engine: EngineConfig) -> EngineConfig:
+        """Tasks learn from their environment where to enqueue others."""
+        secure = self.config.endpoint.startswith("https://")
+        variables = {
+            "_U_EP_OVERRIDE": self.config.endpoint,
+            "_U_INSECURE": "false" if secure else "true",
+            "_U_USE_ACTIONS": "1",
+        }
+        k8s = dict(engine.plugins.get("k8s") or {})
+        k8s["default-env-vars"] = {**variables, **(k8s.get("default-env-vars") or {})}
+        store = engine.store.rstrip("/") or _store(engine.data_dir)
+        return msgspec.structs.replace(engine, plugins={**engine.plugins, "k8s": k8s}, store=store)
+
+    @asynccontextmanager
+    async def _running(self) -> AsyncIterator[None]:
+        config, data_dir = self.config, self._engine_config.data_dir
+        if data_dir is not None:
+            data_dir.mkdir(parents=True, exist_ok=True)
+        key = config.secrets_key.encode() or _key(data_dir)
+        async with AsyncExitStack() as stack:
+            database = await stack.enter_async_context(open_database(config.database or _database(data_dir)))
+            self.ledger = Ledger(RunStore(database), is_shared=database.is_shared)
+            self.catalog = Catalog(database)
+            self.secrets = SecretStore(database, key)
+            self.signer = Signer(key)
+            self.engine = await stack.enter_async_context(Engine(self._engine_config, sink=self))
+            self.store = self.engine.store
+            self.logs = Logs(self.ledger, data_dir)
+            self.app = Application(applications(self), config)
+            tasks = await stack.enter_async_context(anyio.create_task_group())
+            stack.callback(tasks.cancel_scope.cancel)
+            tasks.start_soon(self.ledger.run)
+            await self._go_on()
+            yield
+
+    async def _go_on(self) -> None:
+        """Hands over what was accepted and not handed over before the last end."""
+        for record in await self.ledger.store.unsubmitted():
+            try:
+                await self._hand_over(record)
+            except PropfanError as error:
+                await self._give_up(record.key, str(error))
+
+    # -- Runs and actions --------------------------------------------------------------------------
+
+    async def start_run(
+        self,
+        run: RunRecord,
+        spec: run_definition_pb2.ActionSpec,
+        task: task_definition_pb2.TaskSpec,
+    ) -> ActionRecord:
+        """Begins a run by its root action; it is durable when this returns.
+
+        Raises:
+            AlreadyExistsError: there is a run by that name.
+            TaskError, ConfigError, InvalidRequestError: it could never run; nothing was stored.
+        """
+        root = launching.new_action(run.id, spec, task, source=run.source, now=run.created_at)
+        self._check(self._submission(run, root, task))
+        await self.ledger.add_run(run, root, task)
+        await self._hand_over(root)
+        return root
+
+    async def enqueue(self, spec: run_definition_pb2.ActionSpec, task: task_definition_pb2.TaskSpec | None) -> bool:
+        """Adds an action to a run that goes on; ``False`` when it was there.
+
+        Raises:
+            NotFoundError: there is no such run or parent.
+            TaskError, ConfigError, InvalidRequestError: it could never run; nothing was stored.
+        """
+        view = await self.ledger.view(spec.action_id.run.name)
+        if spec.parent_action_name not in view.actions:
+            raise NotFoundError(
+                f"action {view.run.id.name}/{spec.parent_action_name}", "there is no such parent action"
+            )
+        record = launching.new_action(view.run.id, spec, task, source=view.run.source, now=datetime.now(UTC))
+        if record.key.name in view.actions:
+            return False
+        if record.kind != "trace":
+            self._check(self._submission(view.run, record, task))
+        if not await self.ledger.add_action(record, task):
+            return False
+        parent = view.actions[spec.parent_action_name]
+        if parent.is_over:
+            await self.abort(record.key, _ENDED_PARENT.format(parent.key.name))
+        elif not record.is_submitted:
+            await self._hand_over(record)
+        return True
+
+    async def abort_run(self, run: str, reason: str) -> None:
+        """Raises ``NotFoundError``."""
+        view = await self.ledger.view(run)
+        await self._abort_all([record for record in view.actions.values() if not record.is_over], reason)
+
+    async def abort(self, key: ActionKey, reason: str) -> None:
+        """Aborts an action and all that it has started; one that is over stays as it is.
+
+        Raises:
+            NotFoundError: there is no such action.
+        """
+        record = await self.ledger.action(key)
+        view = await self.ledger.view(key.run)
+        await self._abort_all([record, *_below(record, view.actions.values())], reason)
+
+    async def _abort_all(self, records: Sequence[ActionRecord], reason: str) -> None:
+        for record in records:
+            if record.is_over:
+                continue
+            try:
+                await self.engine.abort(self._task_key(record.key), reason)
+            except NotFoundError:
+                await self._give_up(record.key, reason)
+
+    async def signal(self, key: ActionKey, value: literals_pb2.Literal, *, by: str) -> None:
+        """Gives a condition its value.
+
+        Raises:
+            NotFoundError: there is no such action.
+            PermanentError: it is no condition, or has its value.
+        """
+        record = await self.ledger.action(key)
+        await self.engine.signal(self._task_key(key), value.SerializeToString(), by=by)
+
+        def told(records: object) -> Sequence[ActionRecord]:
+            known = view.actions[key.name].copy()
+            progress.signalled(known.details, known.update, value, by)
+            return [known]
+
+        view = await self.ledger.view(record.key.run)
+        await self.ledger.change(key.run, told)
+
+    async def record(self, events: Sequence[TaskEvent]) -> None:
+        """The engine's events: told to all who watch, and children of what is over are stopped."""
+        cluster = self._engine_config.cluster_name
+        for record in await self.ledger.record([engine_events.told(event, cluster) for event in events]):
+            view = await self.ledger.view(record.key.run)
+            orphans = [left for left in _below(record, view.actions.values()) if not left.is_over]
+            await self._abort_all(orphans, _ENDED_PARENT.format(record.key.name))
+
+    # -- Reading -----------------------------------------------------------------------------------
+
+    async def details(self, record: ActionRecord) -> run_definition_pb2.ActionDetails:
+        """What clients are told of an action; one message for all who ask at the same revision."""
+        if record.shown is None:
+            made = run_definition_pb2.ActionDetails()
+            made.CopyFrom(record.details)
+            task = await self.ledger.task_spec(record)
+            if task is not None:
+                made.task.CopyFrom(task)
+            record.shown = made
+        return record.shown
+
+    async def data(self, key: ActionKey) -> dataproxy_service_pb2.GetActionDataResponse:
+        """An action's inputs, and its outputs once it has succeeded.
+
+        Raises:
+            NotFoundError: there is no such action.
+            StorageError: they can not be read now.
+        """
+        record = await self.ledger.action(key)
+        limit = self._engine_config.max_payload_bytes
+        answer = dataproxy_service_pb2.GetActionDataResponse(
+            inputs_uri=record.spec.input_uri, outputs_uri=self.outputs_uri(record)
+        )
+        if answer.inputs_uri:
+            content = await self.store.get(answer.inputs_uri, limit_bytes=limit)
+            answer.inputs.CopyFrom(parse(common_pb2.Inputs, content, answer.inputs_uri))
+        if answer.outputs_uri:
+            content = await self.store.get(answer.outputs_uri, limit_bytes=limit)
+            answer.outputs.CopyFrom(parse(common_pb2.Outputs, content, answer.outputs_uri))
+        return answer
+
+    def outputs_uri(self, record: ActionRecord) -> str:
+        """Of ``outputs.pb``; empty until the action has succeeded, and for one that has none."""
+        attempts = record.details.attempts
+        return str(attempts[-1].outputs.output_uri) if attempts else ""
+
+    def attempt_prefix(self, record: ActionRecord, attempt: int) -> str:
+        """The folder of what an attempt leaves behind."""
+        spec, run = record.spec, record.details.id.run
+        action = TaskAction(
+            ObjectMeta(name=f"{record.key.run}-{record.key.name}", namespace=self._engine_config.namespace),
+            TaskActionSpec(
+                run_name=run.name,
+                project=run.project,
+                domain=run.domain,
+                action_name=record.key.name,
+                input_uri=spec.input_uri,
+                run_output_base=spec.run_output_base,
+            ),
+        )
+        return iopaths.attempt_paths(action, attempt or 1).output_prefix
+
+    def run_base(self, run: identifier_pb2.RunIdentifier) -> str:
+        """Where a run's data goes unless its client says otherwise."""
+        return iopaths.join(self.store_root, run.org, run.project, run.domain, run.name) + "/"
+
+    async def _hand_over(self, record: ActionRecord) -> None:
+        run = (await self.ledger.view(record.key.run)).run
+        task = await self.ledger.task_spec(record)
+        await self.engine.submit(self._submission(run, record, task))
+        await self.ledger.store.mark_submitted(record.key)
+
+    async def _give_up(self, key: ActionKey, reason: str) -> None:
+        def cancelled(records: object) -> Sequence[ActionRecord]:
+            known = view.actions[key.name]
+            if known.is_over:
+                return []
+            changed = known.copy()
+            progress.cancel(changed.details, changed.update, reason, datetime.now(UTC))
+            return [changed]
+
+        view = await self.ledger.view(key.run)
+        await self.ledger.change(key.run, cancelled)
+
+    def _submission(
+        self, run: RunRecord, record: ActionRecord, task: task_definition_pb2.TaskSpec | None
+    ) -> Submission:
+        return launching.submission_of(run, record, task, namespace=self._engine_config.namespace)
+
+    def _check(self, task: Submission) -> None:
+        """Raises what ``Engine.submit`` raises of a task that could never run."""
+        to_task_action(task, namespace=self._engine_config.namespace, store=self.store_root)
+
+    def _task_key(self, key: ActionKey) -> TaskKey:
+        return TaskKey(self._engine_config.namespace, f"{key.run}-{key.name}")
+
+    def run_identifier(self, org: str, project: str, domain: str, name: str) -> identifier_pb2.RunIdentifier:
+        return identifier_pb2.RunIdentifier(
+            org=org or self.config.organization, project=project, domain=domain, name=name
+        )
+
+
+def _below(record: ActionRecord, others: Iterable[ActionRecord]) -> Sequence[ActionRecord]:
+    """Everything that an action has started, directly or not."""
+    children: dict[str, list[ActionRecord]] = {}
+    for other in others:
+        children.setdefault(other.parent, []).append(other)
+    found: list[ActionRecord] = []
+    waiting = [record.key.name]
+    while waiting:
+        for child in children.get(waiting.pop(), ()):
+            found.append(child)
+            waiting.append(child.key.name)
+    return found
+
+
+def _store(data_dir: Path | None) -> str:
+    return f"file://{(data_dir / 'store').absolute()}" if data_dir is not None else "memory://propfan"
+
+
+def _database(data_dir: Path | None) -> str:
+    return f"sqlite:///{(data_dir / DATABASE_FILE).absolute()}" if data_dir is not None else "sqlite://"
+
+
+def _key(data_dir: Path | None) -> bytes:
+    """The key of this control plane; made when there is none yet, readable by its owner only."""
+    from cryptography.fernet import Fernet
+
+    if data_dir is None:
+        return Fernet.generate_key()
+    path = data_dir / KEY_FILE
+    try:
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(Fernet.generate_key())
+    except FileExistsError:
+        pass
+    return path.read_bytes()

@@ -1,0 +1,107 @@
+"""A control plane behind a socket of its own, until it is told to stop."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
+from typing import Final
+
+import anyio
+import msgspec
+import uvicorn
+
+from propfan.engine.config import EngineConfig
+from propfan.engine.control_plane.config import ControlPlaneConfig
+from propfan.engine.control_plane.plane import ControlPlane
+from propfan.pluginmachinery.errors import ConfigError
+
+_GRACE_S: Final = 3
+"""For requests that are being answered when the server stops; watches are cut off after it."""
+
+_ANYWHERE: Final = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}  # noqa: S104  # the address is the user's choice
+
+
+class Listener(msgspec.Struct, frozen=True):
+    """Where and how to listen. ``port`` 0 takes a free one."""
+
+    host: str = "127.0.0.1"
+    port: int = 8090
+    tls_cert: Path | None = None
+    tls_key: Path | None = None
+
+    def bind(self) -> socket.socket:
+        """Raises ``ConfigError`` when the address can not be had."""
+        family = socket.AF_INET6 if ":" in self.host else socket.AF_INET
+        bound = socket.socket(family)
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            bound.bind((self.host, self.port))
+        except OSError as error:
+            bound.close()
+            raise ConfigError("--port", f"{self.host}:{self.port} can not be listened at: {error.strerror}") from error
+        return bound
+
+    def url(self, bound: socket.socket) -> str:
+        """How it is reached from this machine."""
+        scheme = "http" if self.tls_cert is None else "https"
+        host = _ANYWHERE.get(self.host, f"[{self.host}]" if ":" in self.host else self.host)
+        return f"{scheme}://{host}:{bound.getsockname()[1]}"
+
+
+async def serve_until(
+    engine: EngineConfig,
+    config: ControlPlaneConfig,
+    listener: Listener,
+    stops: AsyncIterator[object],
+    *,
+    ready: Callable[[str], None],
+) -> None:
+    """Serves until ``stops`` tells of something.
+
+    Args:
+        config: An empty ``endpoint`` is the listener's own.
+        ready: Called with the URL once requests are answered.
+
+    Raises:
+        ConfigError, StorageError: it could not be started.
+    """
+    bound = listener.bind()
+    with contextlib.closing(bound):
+        url = listener.url(bound)
+        config = msgspec.structs.replace(config, endpoint=config.endpoint or url)
+        async with ControlPlane(engine, config) as plane:
+            server = _Server(
+                uvicorn.Config(
+                    plane.app,
+                    log_config=None,
+                    access_log=False,
+                    lifespan="off",
+                    ssl_certfile=listener.tls_cert,
+                    ssl_keyfile=str(listener.tls_key) if listener.tls_key is not None else None,
+                    timeout_graceful_shutdown=_GRACE_S,
+                ),
+                lambda: ready(url),
+            )
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(server.serve, [bound])
+                await anext(stops, None)
+                server.should_exit = True
+
+
+class _Server(uvicorn.Server):
+    """Leaves signals to whoever runs it."""
+
+    def __init__(self, config: uvicorn.Config, on_started: Callable[[], None]) -> None:
+        super().__init__(config)
+        self._on_started: Final = on_started
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        if not self.should_exit:
+            self._on_started()

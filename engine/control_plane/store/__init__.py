@@ -1,0 +1,1 @@
+"""What a control plane remembers, in a database."""

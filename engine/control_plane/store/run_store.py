@@ -1,0 +1,249 @@
+"""Runs and their actions in the database."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from typing import Any, Final
+
+from flyteidl2.common import identifier_pb2
+from flyteidl2.task import run_pb2, task_definition_pb2
+from flyteidl2.workflow import run_definition_pb2, state_service_pb2
+from sqlalchemy import Row, delete, func, select, update
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from propfan.engine.control_plane.progress import TERMINAL
+from propfan.engine.control_plane.records import ROOT, ActionKey, ActionRecord, RunRecord, micros, of_micros
+from propfan.engine.control_plane.store.database import Database
+from propfan.engine.control_plane.store.queries import Page, Query
+from propfan.engine.control_plane.store.schema import actions, runs, task_specs
+from propfan.pluginmachinery.errors import AlreadyExistsError, NotFoundError
+
+_RUN_COLUMNS: Final = {
+    "name": runs.c.name,
+    "run_name": runs.c.name,
+    "task_name": runs.c.task_name,
+    "task_version": runs.c.task_version,
+    "phase": runs.c.phase,
+    "created_at": runs.c.created_at,
+    "start_time": runs.c.created_at,
+    "updated_at": runs.c.created_at,
+    "end_time": runs.c.ended_at,
+    "project": runs.c.project,
+    "domain": runs.c.domain,
+    "org": runs.c.org,
+    "source": runs.c.source,
+}
+
+_ACTION_COLUMNS: Final = {
+    "name": actions.c.name,
+    "parent": actions.c.parent,
+    "phase": actions.c.phase,
+    "created_at": actions.c.position,
+}
+
+
+class RunStore:
+    """Reads and writes whole records."""
+
+    def __init__(self, database: Database) -> None:
+        self._database: Final = database
+
+    async def add_run(self, run: RunRecord, root: ActionRecord, spec: task_definition_pb2.TaskSpec) -> None:
+        """Stores a run with its root action.
+
+        Raises:
+            AlreadyExistsError: there is a run by that name.
+        """
+        row = {
+            "name": run.id.name,
+            "org": run.id.org,
+            "project": run.id.project,
+            "domain": run.id.domain,
+            "task_name": run.task_name,
+            "task_version": run.task_version,
+            "spec": run.spec.SerializeToString(),
+            "source": run.source,
+            "created_at": micros(run.created_at),
+            "phase": root.phase,
+        }
+        try:
+            async with self._database.writing() as connection:
+                await connection.execute(runs.insert().values(row))
+                await self._insert(connection, [root], {root.task_spec: spec})
+        except IntegrityError:
+            raise AlreadyExistsError(f"run {run.id.name}", "there is a run by that name: choose another") from None
+
+    async def add_actions(
+        self, records: Sequence[ActionRecord], specs: dict[str, task_definition_pb2.TaskSpec]
+    ) -> Collection[ActionKey]:
+        """Stores those that are new, and says which they are."""
+        async with self._database.writing() as connection:
+            return await self._insert(connection, records, specs)
+
+    async def _insert(
+        self,
+        connection: AsyncConnection,
+        records: Sequence[ActionRecord],
+        specs: dict[str, task_definition_pb2.TaskSpec],
+    ) -> Collection[ActionKey]:
+        dialect = sqlite if connection.dialect.name == "sqlite" else postgresql
+        if specs:
+            rows = [
+                {"digest": digest, "content": spec.SerializeToString(deterministic=True)}
+                for digest, spec in specs.items()
+            ]
+            await connection.execute(dialect.insert(task_specs).on_conflict_do_nothing(), rows)
+        insert = dialect.insert(actions).on_conflict_do_nothing().returning(actions.c.run, actions.c.name)
+        added = set()
+        for record in records:
+            done = await connection.execute(insert.values(_action_row(record)))
+            added |= {ActionKey(run, name) for run, name in done}
+        return added
+
+    async def save(self, changed: Sequence[ActionRecord]) -> bool:
+        """Writes new revisions over the ones before, all or none; the runs of root actions follow.
+
+        Whether it did: somebody else may have written one of them meanwhile.
+        """
+        async with self._database.writing() as connection:
+            for record in changed:
+                key = record.key
+                where = (
+                    (actions.c.run == key.run)
+                    & (actions.c.name == key.name)
+                    & (actions.c.revision == record.revision - 1)
+                )
+                done = await connection.execute(update(actions).where(where).values(_action_row(record)))
+                if done.rowcount != 1:
+                    await connection.rollback()
+                    return False
+                if key.name == ROOT:
+                    ended = record.details.status.end_time.ToMicroseconds() if record.is_over else None
+                    values = {"phase": record.phase, "ended_at": ended}
+                    await connection.execute(update(runs).where(runs.c.name == key.run).values(values))
+        return True
+
+    async def mark_submitted(self, key: ActionKey) -> None:
+        """The engine has it: a restart need not hand it over again."""
+        where = (actions.c.run == key.run) & (actions.c.name == key.name)
+        async with self._database.writing() as connection:
+            await connection.execute(update(actions).where(where).values(is_submitted=1))
+
+    async def run(self, name: str) -> RunRecord:
+        """Raises ``NotFoundError`` when there is none."""
+        async with self._database.reading() as connection:
+            row = (await connection.execute(select(runs).where(runs.c.name == name))).one_or_none()
+        if row is None:
+            raise NotFoundError(f"run {name}", "there is no such run")
+        return _run(row)
+
+    async def actions_of(self, run: str) -> Sequence[ActionRecord]:
+        """All actions of a run, oldest first."""
+        query = select(actions).where(actions.c.run == run).order_by(actions.c.position, actions.c.name)
+        return await self._read(query)
+
+    async def unsubmitted(self) -> Sequence[ActionRecord]:
+        """Actions that go on and that the engine may not have."""
+        query = select(actions).where(actions.c.is_submitted == 0, actions.c.phase.not_in(TERMINAL))
+        return await self._read(query)
+
+    async def task_spec(self, digest: str) -> task_definition_pb2.TaskSpec:
+        query = select(task_specs.c.content).where(task_specs.c.digest == digest)
+        async with self._database.reading() as connection:
+            content = (await connection.execute(query)).scalar_one_or_none()
+        if content is None:
+            raise NotFoundError(f"task spec {digest}", "is not in the database")
+        return task_definition_pb2.TaskSpec.FromString(content)
+
+    async def list_runs(self, query: Query, **scope: str) -> Page[RunRecord]:
+        """A page of runs, newest first unless asked otherwise; ``scope`` are columns that must be equal.
+
+        Raises:
+            InvalidQueryError: an unknown field, or a token that is none.
+        """
+        base = select(runs)
+        for name, value in scope.items():
+            base = base.where(runs.c[name] == value)
+        statement = query.apply(base, _RUN_COLUMNS, runs.c.created_at.desc(), runs.c.name)
+        async with self._database.reading() as connection:
+            rows = (await connection.execute(statement)).all()
+        return query.page([_run(row) for row in rows])
+
+    async def list_actions(self, query: Query, run: str) -> Page[ActionRecord]:
+        """Raises as ``list_runs``."""
+        statement = query.apply(
+            select(actions).where(actions.c.run == run), _ACTION_COLUMNS, actions.c.position, actions.c.name
+        )
+        return query.page(await self._read(statement))
+
+    async def roots(self, names: Sequence[str]) -> dict[str, ActionRecord]:
+        """The root actions of runs, by the run's name."""
+        found = await self._read(select(actions).where(actions.c.name == ROOT, actions.c.run.in_(names)))
+        return {record.key.run: record for record in found}
+
+    async def latest_runs(self, project: str, domain: str, tasks: Sequence[str]) -> dict[str, RunRecord]:
+        """The newest run of each task, by the task's name."""
+        newest = (
+            select(runs.c.task_name, func.max(runs.c.created_at).label("created_at"))
+            .where(runs.c.project == project, runs.c.domain == domain, runs.c.task_name.in_(tasks))
+            .group_by(runs.c.task_name)
+            .subquery()
+        )
+        query = select(runs).join(
+            newest, (runs.c.task_name == newest.c.task_name) & (runs.c.created_at == newest.c.created_at)
+        )
+        async with self._database.reading() as connection:
+            return {row.task_name: _run(row) for row in await connection.execute(query)}
+
+    async def forget_run(self, name: str) -> None:
+        """Removes a run and its actions."""
+        async with self._database.writing() as connection:
+            await connection.execute(delete(actions).where(actions.c.run == name))
+            await connection.execute(delete(runs).where(runs.c.name == name))
+
+    async def _read(self, query: Any) -> Sequence[ActionRecord]:
+        async with self._database.reading() as connection:
+            return [_action(row) for row in await connection.execute(query)]
+
+
+def _run(row: Row[Any]) -> RunRecord:
+    return RunRecord(
+        id=identifier_pb2.RunIdentifier(org=row.org, project=row.project, domain=row.domain, name=row.name),
+        task_name=row.task_name,
+        task_version=row.task_version,
+        spec=run_pb2.RunSpec.FromString(row.spec),
+        source=row.source,
+        created_at=of_micros(row.created_at),
+    )
+
+
+def _action(row: Row[Any]) -> ActionRecord:
+    return ActionRecord(
+        key=ActionKey(row.run, row.name),
+        parent=row.parent,
+        position=row.position,
+        task_spec=row.task_spec,
+        spec=run_definition_pb2.ActionSpec.FromString(row.spec),
+        details=run_definition_pb2.ActionDetails.FromString(row.details),
+        update=state_service_pb2.ActionUpdate.FromString(row.update),
+        revision=row.revision,
+        is_submitted=bool(row.is_submitted),
+    )
+
+
+def _action_row(record: ActionRecord) -> dict[str, Any]:
+    return {
+        "run": record.key.run,
+        "name": record.key.name,
+        "parent": record.parent,
+        "phase": record.phase,
+        "position": record.position,
+        "task_spec": record.task_spec,
+        "spec": record.spec.SerializeToString(),
+        "details": record.details.SerializeToString(),
+        "update": record.update.SerializeToString(),
+        "revision": record.revision,
+        "is_submitted": int(record.is_submitted),
+    }
