@@ -53,7 +53,7 @@ def running_operator(cluster: ControlPlane, name: str) -> Iterator[None]:
 @contextmanager
 def _running(
     cluster: ControlPlane, folder: Path, name: str, health_port: int, arguments: Sequence[str], **environment: str
-) -> Iterator[None]:
+) -> Iterator[Process]:
     """A controller-runtime program: it takes the cluster from KUBECONFIG, and webhook certificates from TMPDIR."""
     env = {"PATH": os.environ["PATH"], "HOME": str(folder), "TMPDIR": str(folder)}
     env |= {"KUBECONFIG": str(cluster.kubeconfig), **environment}
@@ -63,7 +63,7 @@ def _running(
     try:
         process.start()
         process.await_ready(partial(is_healthy, f"http://127.0.0.1:{health_port}/readyz"), timeout_s=START_TIMEOUT_S)
-        yield
+        yield process
     finally:
         process.stop()
 
@@ -98,7 +98,10 @@ def _jobset(cluster: ControlPlane, folder: Path) -> Iterator[None]:
         pods_with="jobset.sigs.k8s.io/jobset-name",
     )
     arguments = ["jobset", f"--config={folder / 'config.yaml'}"]
-    with _running(cluster, folder, "jobset", health, arguments), webhooks.registered(cluster, configurations):
+    with (
+        _running(cluster, folder, "jobset", health, arguments) as process,
+        webhooks.registered(cluster, configurations, process),
+    ):
         yield
 
 

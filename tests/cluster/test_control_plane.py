@@ -2,31 +2,13 @@ from __future__ import annotations
 
 import subprocess
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from tests.cluster import programs
 from tests.cluster.api import Api, ApiError, Object
 from tests.cluster.control_plane import ControlPlane
-
-
-def pod(name: str, *, restart_policy: str = "Never", containers: int = 1, **asked: str) -> Object:
-    """A pod that asks kwok for what the stages offer."""
-    annotations = {f"kwok.propfan.test/{key.replace('_', '-')}": value for key, value in asked.items()}
-    return {
-        "apiVersion": "v1",
-        "kind": "Pod",
-        "metadata": {"name": name, "annotations": annotations},
-        "spec": {
-            "restartPolicy": restart_policy,
-            "containers": [{"name": f"c{number}", "image": "busybox"} for number in range(containers)],
-        },
-    }
-
-
-def in_phase(phase: str) -> Any:
-    return lambda item: item["status"].get("phase") == phase
+from tests.cluster.pods import in_phase, pod, pod_template
 
 
 def ended(control_plane: ControlPlane, namespace: str, manifest: Object, phase: str) -> Object:
@@ -41,7 +23,7 @@ def containers_of(item: Object) -> list[Object]:
 
 
 def test_a_pod_is_scheduled_runs_and_succeeds(control_plane: ControlPlane, namespace: str) -> None:
-    found = ended(control_plane, namespace, pod("p", containers=2), "Succeeded")
+    found = ended(control_plane, namespace, pod("p", "c0", "c1"), "Succeeded")
     assert found["spec"]["nodeName"].startswith("node-")
     assert found["status"]["podIP"]
     assert [entry["state"]["terminated"]["exitCode"] for entry in containers_of(found)] == [0, 0]
@@ -53,8 +35,8 @@ def test_a_pod_that_is_always_restarted_keeps_running(control_plane: ControlPlan
 
 
 def test_a_failure_has_the_code_reason_and_message_asked_for(control_plane: ControlPlane, namespace: str) -> None:
-    asked = {"outcome": "failed", "exit_code": "42", "reason": "Boom", "message": 'says "no": x', "container": "c1"}
-    found = ended(control_plane, namespace, pod("p", containers=2, **asked), "Failed")
+    wishes = {"outcome": "failed", "exit_code": "42", "reason": "Boom", "message": 'says "no": x', "container": "c1"}
+    found = ended(control_plane, namespace, pod("p", "c0", "c1", **wishes), "Failed")
     others, failed = (entry["state"]["terminated"] for entry in containers_of(found))
     assert others["exitCode"] == 0
     assert (failed["exitCode"], failed["reason"], failed["message"]) == (42, "Boom", 'says "no": x')
@@ -83,7 +65,7 @@ def test_an_evicted_pod_has_no_containers_left(control_plane: ControlPlane, name
 def test_a_container_waits_with_its_reason(
     control_plane: ControlPlane, namespace: str, outcome: str, phase: str, reason: str
 ) -> None:
-    control_plane.api.create(pod("p", outcome=outcome, containers=2, container="c1"), namespace=namespace)
+    control_plane.api.create(pod("p", "c0", "c1", outcome=outcome, container="c1"), namespace=namespace)
 
     def waits(item: Object) -> bool:
         return any("waiting" in entry["state"] for entry in item["status"].get("containerStatuses", ()))
@@ -134,8 +116,7 @@ def test_what_an_object_owns_goes_with_it(control_plane: ControlPlane, namespace
 
 
 def test_a_job_completes(control_plane: ControlPlane, namespace: str) -> None:
-    template = {"spec": {"restartPolicy": "Never", "containers": [{"name": "c", "image": "busybox"}]}}
-    spec = {"completions": 2, "parallelism": 2, "template": template}
+    spec = {"completions": 2, "parallelism": 2, "template": pod_template(restart_policy="Never")}
     job = {"apiVersion": "batch/v1", "kind": "Job", "metadata": {"name": "j"}, "spec": spec}
     control_plane.api.create(job, namespace=namespace)
     path = f"/apis/batch/v1/namespaces/{namespace}/jobs/j"

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import base64
+import ssl
+import urllib.error
+import urllib.request
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from tests.cluster.api import Object
-from tests.cluster.control_plane import ControlPlane
+from tests.cluster.control_plane import START_TIMEOUT_S, ControlPlane
+from tests.cluster.process import Process
 
 PATH = "/apis/admissionregistration.k8s.io/v1"
 PLURALS = {
@@ -41,8 +46,10 @@ def reached_by_url(path: Path, *, name: str, port: int, ca: Path, pods_with: str
 
 
 @contextmanager
-def registered(cluster: ControlPlane, configurations: list[Object]) -> Iterator[None]:
+def registered(cluster: ControlPlane, configurations: list[Object], server: Process) -> Iterator[None]:
     """The API server asks the webhooks for as long as the context lasts; without a server it would refuse all."""
+    urls = [webhook["clientConfig"]["url"] for configuration in configurations for webhook in configuration["webhooks"]]
+    server.await_ready(lambda: all(map(_is_served, urls)), timeout_s=START_TIMEOUT_S)
     for configuration in configurations:
         cluster.api.apply(configuration)
     try:
@@ -50,6 +57,17 @@ def registered(cluster: ControlPlane, configurations: list[Object]) -> Iterator[
     finally:
         for configuration in configurations:
             cluster.api.delete(f"{PATH}/{PLURALS[configuration['kind']]}/{configuration['metadata']['name']}")
+
+
+def _is_served(url: str) -> bool:
+    """Operators call themselves ready before they know all paths of their webhooks."""
+    try:
+        with urllib.request.urlopen(url, b"{}", timeout=5, context=ssl._create_unverified_context()):
+            return True
+    except urllib.error.HTTPError as error:
+        return error.code != HTTPStatus.NOT_FOUND
+    except OSError:
+        return False
 
 
 def secret(name: str, namespace: str, files: Mapping[str, Path]) -> Mapping[str, Any]:
