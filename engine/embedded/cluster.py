@@ -198,8 +198,9 @@ class EmbeddedCluster:
 
         Raises:
             NotFoundError: there is no such object or subresource.
-            ConflictError: it is not the version or uid that was given.
-            InvalidError, BadRequestError, TooLargeError: never as it is.
+            ConflictError: it is not the version that was given.
+            InvalidError: it has another uid, or can never be as the patch makes it.
+            BadRequestError, TooLargeError: never as it is.
             UnavailableError: try again.
         """
         target = f"{kind.kind} {namespace}/{name}"

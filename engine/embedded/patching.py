@@ -41,7 +41,7 @@ class Revision(msgspec.Struct, frozen=True, gc=False):
 
 
 def check_conditions(before: StoredObject, patch: Members, resource_version: str, target: str) -> None:
-    """Raises ConflictError when the object is not the one, or not the version, that is to be patched."""
+    """Raises InvalidError when the object is not the one that is to be patched, ConflictError when it is another version."""
     wanted, uid = resource_version, ""
     if "metadata" in patch and is_object(patch["metadata"]):
         try:
@@ -53,7 +53,7 @@ def check_conditions(before: StoredObject, patch: Members, resource_version: str
     if wanted and wanted != metadata.resource_version:
         raise ConflictError(target, f"its resourceVersion is {metadata.resource_version}, not {wanted}: read it again")
     if uid and uid != metadata.uid:
-        raise ConflictError(target, f"its uid is {metadata.uid}, not {uid}")
+        raise InvalidError(target, f"metadata.uid: is {metadata.uid}, not {uid}, and can not be changed")
 
 
 def revise_status(before: StoredObject, patch: Members, target: str) -> Revision | None:

@@ -20,7 +20,7 @@ from propfan.engine.kubernetes import credentials, objects
 from propfan.engine.kubernetes.answers import not_served
 from propfan.engine.kubernetes.config import KubernetesConfig
 from propfan.engine.kubernetes.credentials import Credentials
-from propfan.engine.kubernetes.transport import MERGE_PATCH, AnswerTooLargeError, Request, Stream, Transport
+from propfan.engine.kubernetes.transport import JSON, MERGE_PATCH, AnswerTooLargeError, Request, Stream, Transport
 from propfan.engine.kubernetes.watching import Watch
 from propfan.pluginmachinery.errors import KindNotServedError, NotFoundError, UnavailableError
 
@@ -169,7 +169,8 @@ class KubernetesCluster:
     ) -> ObservedObject:
         """A patch that changes nothing is no write.
 
-        ``metadata.resourceVersion`` and ``metadata.uid`` in the patch are conditions.
+        ``metadata.resourceVersion`` in the patch is a condition. So is ``metadata.uid``, as an object can not change
+        it, but not with the status of a custom resource.
         """
         body = objects.merge_patch(f"{kind.kind} {namespace}/{name}", patch, resource_version)
         path = objects.item(kind, namespace, name, subresource)
@@ -203,11 +204,11 @@ class KubernetesCluster:
         await self._transport.call(request, self._transport.objects)
 
     async def _object(
-        self, method: str, kind: Kind, namespace: str, name: str, path: str, body: bytes = b"", content_type: str = ""
+        self, method: str, kind: Kind, namespace: str, name: str, path: str, body: bytes = b"", content_type: str = JSON
     ) -> ObservedObject:
         """The object that such a request answers with."""
         target = f"{kind.kind} {namespace}/{name}"
-        request = Request(method, path, target, kind, namespace, body, content_type or Request.content_type)
+        request = Request(method, path, target, kind, namespace, body, content_type)
         return objects.observed(kind, await self._transport.call(request, self._transport.objects), target)
 
     # -- Beside objects ----------------------------------------------------------------------------

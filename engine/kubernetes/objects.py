@@ -34,7 +34,7 @@ class _List(msgspec.Struct):
     items: Sequence[msgspec.Raw] | None = None
 
 
-class _SentMeta(msgspec.Struct):
+class _SentMeta(msgspec.Struct, frozen=True):
     name: str | None = None
     namespace: str | None = None
 

@@ -21,7 +21,7 @@ from propfan.engine.processes.pods import Container, Pod
 from propfan.engine.processes.process import ContainerProcess, Exit, Launch, LaunchError, Nursery, find, unrecorded
 from propfan.engine.processes.refusals import CREATE_CONTAINER_ERROR, RefusedError, refusal_of
 from propfan.engine.processes.statuses import ContainerStatus, PodStatus, State, Terminated, Verdict, Waiting
-from propfan.pluginmachinery.errors import ENGINE_STOPPED, ApiError, ConflictError, NotFoundError
+from propfan.pluginmachinery.errors import ENGINE_STOPPED, ApiError, ConflictError, InvalidError, NotFoundError
 
 logger = structlog.get_logger(__name__)
 
@@ -62,7 +62,7 @@ class Node(msgspec.Struct, frozen=True):
 
 
 class Precondition(msgspec.Struct, frozen=True):
-    """Makes a patch of another object of the same name a conflict."""
+    """Makes a patch of another object of the same name an invalid one."""
 
     uid: str
 
@@ -445,7 +445,7 @@ class PodWorker:
                 self._log.warning("pod status not written, trying again", error=str(error))
                 await anyio.sleep(max(delay_s, error.retry_after_s))
                 delay_s = min(delay_s * 2, 10.0)
-                if isinstance(error, ConflictError) and await self._is_replaced():
+                if isinstance(error, (ConflictError, InvalidError)) and await self._is_replaced():
                     self.vanish()
             else:
                 self._written = status

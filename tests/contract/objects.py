@@ -15,10 +15,13 @@ from propfan.pluginmachinery.errors import (
 
 ADDED, MODIFIED, DELETED = WatchEventType.ADDED, WatchEventType.MODIFIED, WatchEventType.DELETED
 
+CONTAINERS = [{"name": "main", "image": "image"}]
+
 
 def body(kind: Kind, namespace: str, name: str, spec: Any = None, **metadata: Any) -> bytes:
     if spec is None:
-        spec = {"containers": [{"name": "main", "image": "image"}]} if kind == POD else {"size": 1}
+        # A scheduler would give it to a node, which would run it.
+        spec = {"containers": CONTAINERS, "schedulerName": "nobody"} if kind == POD else {"size": 1}
     return msgspec.json.encode(
         {
             "apiVersion": kind.api_version,

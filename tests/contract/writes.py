@@ -19,7 +19,7 @@ from propfan.pluginmachinery.errors import (
     NotFoundError,
     TooLargeError,
 )
-from tests.contract.objects import DELETED, MODIFIED, body, content, next_events, told, until_gone
+from tests.contract.objects import CONTAINERS, DELETED, MODIFIED, body, content, next_events, told, until_gone
 
 
 @pytest.mark.anyio
@@ -255,9 +255,14 @@ class WriteContract:
                 await cluster.patch(kind, namespace, "a", inside, subresource=subresource)
         assert await cluster.get(kind, namespace, "a") == new
 
-    async def test_a_patch_for_another_uid_conflicts(self, cluster: Cluster, namespace: str, kind: Kind) -> None:
+    async def test_a_patch_for_another_uid_is_refused(self, cluster: Cluster, namespace: str, kind: Kind) -> None:
+        pod = await cluster.create(POD, body(POD, namespace, "a"))
+        patch = {"metadata": {"uid": "another"}, "status": {"phase": "Running"}}
+        with pytest.raises(InvalidError):
+            await cluster.patch(POD, namespace, "a", patch, subresource="status")
+        assert await cluster.get(POD, namespace, "a") == pod
         created = await cluster.create(kind, body(kind, namespace, "a"))
-        with pytest.raises(ConflictError):
+        with pytest.raises(InvalidError):
             await cluster.patch(kind, namespace, "a", {"metadata": {"uid": "another"}, "spec": {"size": 2}})
         uid = created.metadata.uid
         await cluster.patch(kind, namespace, "a", {"metadata": {"uid": uid}, "spec": {"size": 2}})
@@ -355,7 +360,7 @@ class WriteContract:
         spec = {
             "nodeName": "node",
             "terminationGracePeriodSeconds": 60,
-            "containers": [{"name": "main", "image": "image"}],
+            "containers": CONTAINERS,
         }
         await cluster.create(POD, body(POD, namespace, "a", spec))
         await cluster.delete(POD, namespace, "a")
@@ -372,7 +377,7 @@ class WriteContract:
             await cluster.get(POD, namespace, "a")
 
     async def test_a_pod_that_has_ended_goes_at_once(self, cluster: Cluster, namespace: str) -> None:
-        spec = {"nodeName": "node", "containers": [{"name": "main", "image": "image"}]}
+        spec = {"nodeName": "node", "containers": CONTAINERS}
         await cluster.create(POD, body(POD, namespace, "a", spec))
         await cluster.patch(POD, namespace, "a", {"status": {"phase": "Succeeded"}}, subresource="status")
         await cluster.delete(POD, namespace, "a")
