@@ -1,0 +1,18 @@
+"""Runs ``ray`` tasks, each as a RayJob of the KubeRay operator."""
+
+from __future__ import annotations
+
+from propfan.pluginmachinery.entries import KubernetesPluginEntry, SetupContext
+from propfan.pluginmachinery.operators import job_objects
+from propfan.plugins.ray.build import RAY_JOB
+from propfan.plugins.ray.config import RayConfig
+from propfan.plugins.ray.plugin import RayPlugin
+
+__all__ = ["RayConfig", "RayPlugin", "entry"]
+
+
+def _load(setup: SetupContext) -> RayPlugin:
+    return RayPlugin(job_objects.pod_spec_builder(setup), setup.section("ray", RayConfig))
+
+
+entry = KubernetesPluginEntry(id="ray", task_types=("ray",), watched=RAY_JOB, load=_load)
