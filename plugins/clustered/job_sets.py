@@ -56,8 +56,8 @@ class JobSetStatus(msgspec.Struct, frozen=True, gc=False, rename="camel"):
 
     @property
     def current(self) -> Condition | None:
-        """The newest true condition; of two of one time the first in the list."""
-        return max((c for c in self.conditions or () if c.is_true), key=_changed_at, default=None)
+        """The newest true condition; of one second, the later in the list is the newer."""
+        return max((c for c in reversed(self.conditions or ()) if c.is_true), key=_changed_at, default=None)
 
     @property
     def workers(self) -> ReplicatedJobStatus | None:

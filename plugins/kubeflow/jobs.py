@@ -69,10 +69,10 @@ class JobStatus(msgspec.Struct, frozen=True, gc=False, rename="camel", omit_defa
     last_reconcile_time: _Time = None
 
     def newest_first(self) -> JobStatus:
-        """With the conditions in the order in which they count."""
+        """With the conditions in the order in which they count; of one second, the later in the list is the newer."""
         if not self.conditions or len(self.conditions) == 1:
             return self
-        ordered = sorted(self.conditions, key=_changed_at, reverse=True)
+        ordered = sorted(reversed(self.conditions), key=_changed_at, reverse=True)
         return msgspec.structs.replace(self, conditions=tuple(ordered))
 
     def as_json(self) -> dict[str, Any]:
