@@ -22,7 +22,7 @@ def load(path: Path | None, overrides: Mapping[str, Any]) -> EngineConfig:
     Raises:
         ConfigError: the file can not be read, or has unknown keys or values of a wrong type; all are named.
     """
-    values = dict(_read(path)) if path is not None else {}
+    values = dict(read_mapping(path)) if path is not None else {}
     for key, value in overrides.items():
         below = values.get(key)
         if isinstance(value, Mapping) and isinstance(below, Mapping):
@@ -36,7 +36,12 @@ def load(path: Path | None, overrides: Mapping[str, Any]) -> EngineConfig:
     return config
 
 
-def _read(path: Path) -> Mapping[str, Any]:
+def read_mapping(path: Path) -> Mapping[str, Any]:
+    """The settings in a YAML or JSON file; none when it says nothing.
+
+    Raises:
+        ConfigError: it can not be read, or is no single mapping.
+    """
     try:
         content = path.read_bytes()
         documents = read_documents(str(path), content) if _says_something(content) else ()

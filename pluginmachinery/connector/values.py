@@ -80,10 +80,11 @@ def to_outputs(
 
     Args:
         connector: Its name, for messages.
-        interface: Of the task, where it is known: decides types, and every output must be there.
+        interface: Of the task, where it is known: decides types; what is not declared is left out, and what is
+            must be there.
 
     Raises:
-        PermanentError: a value has no literal, is not of its declared type, or a name is not declared or missing.
+        PermanentError: a value has no literal or is not of its declared type, or a declared one is missing.
     """
     try:
         return _outputs(outputs, interface)
@@ -95,24 +96,18 @@ def _outputs(outputs: Mapping[Any, Any], interface: interface_pb2.TypedInterface
     if not isinstance(outputs, Mapping):
         raise _UnfitError("outputs", f"must be a mapping of names to values, is {type(outputs).__name__}")
     declared = None if interface is None else {entry.key: entry.value.type for entry in interface.outputs.variables}
-    if declared is not None:
-        _check_names(declared, outputs)
+    missing = [name for name in declared or () if name not in outputs]
+    if missing:
+        given = ", ".join(map(str, outputs)) or "none"
+        raise _UnfitError("outputs", f"the task declares {', '.join(missing)}, and the connector gave: {given}")
     message = common_pb2.Outputs()
     for name, value in outputs.items():
         if not isinstance(name, str):
             raise _UnfitError("outputs", f"names must be texts, one is {name!r}")
-        kind = None if declared is None else declared[name]
-        message.literals.add(name=name, value=_literal(value, kind, f"output '{name}'", 0))
+        if declared is None or name in declared:
+            kind = None if declared is None else declared[name]
+            message.literals.add(name=name, value=_literal(value, kind, f"output '{name}'", 0))
     return message
-
-
-def _check_names(declared: Mapping[str, types_pb2.LiteralType], outputs: Mapping[str, Any]) -> None:
-    for name in outputs:
-        if name not in declared:
-            raise _UnfitError(f"output {name!r}", f"the task declares {', '.join(declared) or 'no outputs'}")
-    missing = [name for name in declared if name not in outputs]
-    if missing:
-        raise _UnfitError("outputs", f"without a value for what the task declares: {', '.join(missing)}")
 
 
 def _native(literal: literals_pb2.Literal, path: str, depth: int) -> Any:
