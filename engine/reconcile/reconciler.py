@@ -54,6 +54,9 @@ _ROUNDS_A_TURN: Final = 32
 
 _CONFIRM_AGAIN_S: Final = 2.0
 
+_LONGEST_BLIND_S: Final = 5.0
+"""Between tries to watch again; there are only a few watches."""
+
 
 class _Worker:
     """One of those that take turns, and the turn it is in."""
@@ -227,6 +230,7 @@ class Reconciler:
                 labels=labels,
                 on_event=self._on_object,
                 on_listed=partial(self._on_objects_listed, kind, namespace),
+                longest_wait_s=_LONGEST_BLIND_S,
             )
             for kind in self._watched
             for namespace in self._namespaces
@@ -238,6 +242,7 @@ class Reconciler:
                 namespace=namespace,
                 on_event=self._on_action,
                 on_listed=partial(self._on_actions_listed, namespace),
+                longest_wait_s=_LONGEST_BLIND_S,
             )
             for namespace in self._namespaces
         ]

@@ -10,7 +10,7 @@ import structlog
 
 from propfan.engine.cluster import Cluster, Kind, LabelSelector, ObservedObject, WatchEvent, WatchEventType
 from propfan.engine.task_state import DELAY_BACKOFF
-from propfan.pluginmachinery.errors import ApiError, ExpiredError
+from propfan.pluginmachinery.errors import ApiError, ExpiredError, KindNotServedError
 
 logger = structlog.get_logger(__name__)
 
@@ -24,6 +24,7 @@ class Watcher:
         on_listed: Called after each list with the keys of everything that exists: what is not among
             them is gone.
         on_event: Called for each object found and each change.
+        longest_wait_s: Between tries while the cluster is out of order.
         silence_s: A watch that says nothing for so long, not even a bookmark, is taken for dead.
     """
 
@@ -36,6 +37,7 @@ class Watcher:
         labels: LabelSelector | None = None,
         on_event: Callable[[WatchEvent], None],
         on_listed: Callable[[frozenset[tuple[str, str]]], None],
+        longest_wait_s: float = DELAY_BACKOFF.cap_s,
         silence_s: float = 300.0,
     ) -> None:
         self._cluster: Final = cluster
@@ -44,6 +46,7 @@ class Watcher:
         self._labels: Final = labels
         self._on_event: Final = on_event
         self._on_listed: Final = on_listed
+        self._longest_wait_s: Final = longest_wait_s
         self._silence_s: Final = silence_s
         self.is_synced: Final = anyio.Event()
         self._version: str | None = None
@@ -63,13 +66,23 @@ class Watcher:
             except ExpiredError:
                 logger.info("watch expired, listing again", kind=str(self.kind))
                 self._version = None
+            except KindNotServedError as error:
+                self._go_without(error)
             except ApiError as error:
                 logger.warning("watch failed", kind=str(self.kind), error=str(error), tries=self._vain + 1)
                 wait_s = error.retry_after_s
             if anyio.current_time() - began_s >= DELAY_BACKOFF.cap_s:
                 self._vain = 0
-            await anyio.sleep(max(wait_s, DELAY_BACKOFF.wait_s(self._vain)))
+            await anyio.sleep(max(wait_s, min(DELAY_BACKOFF.wait_s(self._vain), self._longest_wait_s)))
             self._vain += 1
+
+    def _go_without(self, error: KindNotServedError) -> None:
+        """There are no objects of a kind that is not served; nobody shall wait for them until it is."""
+        self._version = None
+        if not self.is_synced.is_set():
+            logger.warning("nothing to watch until the kind is served", kind=str(self.kind), error=str(error))
+            self._on_listed(frozenset())
+            self.is_synced.set()
 
     async def _list(self) -> str:
         seen: set[tuple[str, str]] = set()
