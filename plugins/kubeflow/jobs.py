@@ -72,8 +72,8 @@ class JobStatus(msgspec.Struct, frozen=True, gc=False, rename="camel", omit_defa
         """With the conditions in the order in which they count; of one second, the later in the list is the newer."""
         if not self.conditions or len(self.conditions) == 1:
             return self
-        ordered = sorted(reversed(self.conditions), key=_changed_at, reverse=True)
-        return msgspec.structs.replace(self, conditions=tuple(ordered))
+        oldest_first = sorted(self.conditions, key=_changed_at)
+        return msgspec.structs.replace(self, conditions=tuple(reversed(oldest_first)))
 
     def as_json(self) -> dict[str, Any]:
         """The status as its operator would write it."""
