@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -23,11 +24,13 @@ class Rate:
     def __init__(self, qps: float, burst: int) -> None:
         self._interval_s: Final = 1 / qps if qps else 0.0
         self._credit_s: Final = self._interval_s * (burst - 1)
-        self._next_s = 0.0
+        self._next_s = -math.inf
         """When the next request would be due, were there no bursts."""
 
     def take(self, now_s: float) -> float:
         """Counts one request; how many seconds it has to wait."""
+        if not self._interval_s:
+            return 0.0
         due_s = max(self._next_s, now_s - self._credit_s)
         self._next_s = due_s + self._interval_s
         return max(0.0, due_s - now_s)

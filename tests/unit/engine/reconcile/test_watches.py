@@ -10,7 +10,14 @@ import pytest
 
 from propfan.engine.cluster import POD, WatchEvent, WatchEventType
 from propfan.engine.reconcile.watches import Watcher
-from propfan.pluginmachinery.errors import ApiError, ExpiredError, ForbiddenError, ThrottledError, UnavailableError
+from propfan.pluginmachinery.errors import (
+    ApiError,
+    ExpiredError,
+    ForbiddenError,
+    KindNotServedError,
+    ThrottledError,
+    UnavailableError,
+)
 from tests.simulation.virtual_time import VirtualLoop
 from tests.unit.engine.reconcile.scripted_cluster import (
     SILENCE,
@@ -25,6 +32,7 @@ from tests.unit.engine.reconcile.scripted_cluster import (
 
 DOWN = UnavailableError("pods", "down")
 EXPIRED = ExpiredError("pods", "too old")
+NOT_SERVED = KindNotServedError("list of pods", "not served")
 
 
 @pytest.fixture(scope="module")
@@ -109,6 +117,23 @@ async def test_broken_watch_goes_on_without_a_list(error: ApiError) -> None:
     ).play()
     assert watched.told == ["listed ", "+a@8", "+b@9"]
     assert watched.calls == [("list", ""), ("watch", "7"), ("watch", "8"), ("watch", "8"), ("watch", "9")]
+
+
+@pytest.mark.anyio
+async def test_kind_that_is_not_served_keeps_nobody_waiting_and_is_watched_once_it_is() -> None:
+    watched = await Watched(NOT_SERVED, NOT_SERVED, NOT_SERVED, Page([pod("a", 3)], "7"), Stream([])).play()
+    assert watched.told == ["listed ", "+a@3", "listed a"]
+    assert watched.calls[:5] == [("list", "")] * 4 + [("watch", "7")]
+    assert watched.pauses_s[:3] == sorted(watched.pauses_s[:3])
+    assert watched.pauses_s[0] > 0
+
+
+@pytest.mark.anyio
+async def test_kind_that_is_served_no_more_loses_no_object_until_it_is_again() -> None:
+    watched = await Watched(
+        Page([pod("a", 3), pod("b", 4)], "7"), NOT_SERVED, NOT_SERVED, Page([pod("b", 12)], "20"), Stream([])
+    ).play()
+    assert watched.told == ["+a@3", "+b@4", "listed a b", "+b@12", "listed b"]
 
 
 @pytest.mark.anyio
