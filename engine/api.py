@@ -150,6 +150,7 @@ class Engine:
                     cluster,
                     data_dir=config.data_dir / "processes",
                     capacity=config.capacity,
+                    keep_work=config.keep_work,
                     on_exit=OnExit.DETACH if self._detach else OnExit.STOP,
                 )
                 await stack.enter_async_context(self._processes)

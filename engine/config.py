@@ -112,6 +112,8 @@ class EngineConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rena
         namespaces: Only tasks in these are driven; in all when empty.
         cluster_name: Told in events.
         capacity: Resources that the process runtime hands out; what is not named is this machine's.
+        keep_work: Keep the working folders of processes when their pods go. Tasks of Flyte's SDK leave files there
+            that are named in outputs, where the store is a ``file://`` one.
         max_system_failures: The engine's own retries over a task's life; the one after is fatal.
         workers: Rounds that may run at once.
         plugin_timeout_s: A round that takes longer is cancelled and counts as a system failure.
@@ -142,6 +144,7 @@ class EngineConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rena
     namespaces: tuple[str, ...] = ()
     cluster_name: str = "local"
     capacity: Capacity = Capacity()
+    keep_work: bool = False
     max_system_failures: Annotated[int, Meta(ge=0)] = 3
     workers: Annotated[int, Meta(ge=1, le=10_000)] = 256
     plugin_timeout_s: Seconds = 60.0

@@ -62,7 +62,9 @@ def up(
     from propfan.engine.control_plane import ControlPlaneConfig, serving  # no other command needs it
 
     try:
-        engine = config_files.load(config_file, {"data-dir": str(data_dir.absolute()), "store": store})
+        engine = config_files.load(
+            config_file, {"data-dir": str(data_dir.absolute()), "store": store, "keep-work": True}
+        )
         config = ControlPlaneConfig(database=database, endpoint=endpoint, token=_token(token_file))
     except ConfigError as error:
         fail(error)

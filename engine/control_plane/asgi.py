@@ -7,6 +7,8 @@ from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from typing import Any, Final
 
 import msgspec
+from connectrpc.code import Code
+from connectrpc.errors import ConnectError
 
 from propfan.engine.control_plane.config import ControlPlaneConfig
 
@@ -45,7 +47,7 @@ class Application:
             return
         for prefix, application in self._routes.items():
             if path.startswith(prefix):
-                await application(scope, receive, send)
+                await _serve(application, scope, receive, send)
                 return
         method = path.lstrip("/")
         await answer_error(send, 501, "unimplemented", f"{method} is not offered by this control plane")
@@ -53,6 +55,14 @@ class Application:
     def _is_known(self, scope: Scope) -> bool:
         shown = next((value for name, value in scope["headers"] if name == b"authorization"), b"")
         return hmac.compare_digest(shown, self._expected)
+
+
+async def _serve(application: ASGIApplication, scope: Scope, receive: Receive, send: Send) -> None:
+    try:
+        await application(scope, receive, send)
+    except ConnectError as error:
+        if error.code is not Code.CANCELED:  # the client went away in the middle of an answer: its good right
+            raise
 
 
 async def answer(send: Send, status: int, body: bytes, content_type: str) -> None:

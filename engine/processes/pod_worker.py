@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import shutil
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
@@ -59,6 +58,10 @@ class Node(msgspec.Struct, frozen=True):
 
     def pod_dir(self, uid: str) -> Path:
         return self.data_dir / "pods" / uid
+
+
+WORK: Final = "work"
+"""Folder in a pod's directory that its containers work in."""
 
 
 class Precondition(msgspec.Struct, frozen=True):
@@ -310,7 +313,7 @@ class PodWorker:
             base=self._node.inherited,
             allocatable=self._node.allocatable,
         )
-        work = self._dir / "work"
+        work = self._dir / WORK
         work.mkdir(parents=True, exist_ok=True)
         log = self._log_path(container, restart)
         logs.prepare(log)
@@ -489,7 +492,14 @@ async def end_processes(directory: Path) -> None:
         process.close()
 
 
-async def clear(directory: Path) -> None:
-    """Removes what a pod that is gone left behind."""
+async def clear(directory: Path, *, keep_work: bool = False) -> None:
+    """Removes what a pod that is gone left behind; with ``keep_work`` all but its working folder."""
     await end_processes(directory)
-    await anyio.to_thread.run_sync(functools.partial(shutil.rmtree, directory, ignore_errors=True))
+    await anyio.to_thread.run_sync(_remove, directory, keep_work)
+
+
+def _remove(directory: Path, keep_work: bool) -> None:  # noqa: FBT001  # only run_sync calls it
+    left = list(directory.iterdir()) if keep_work and directory.exists() else [directory]
+    for path in left:
+        if not (keep_work and path.name == WORK):
+            shutil.rmtree(path, ignore_errors=True)

@@ -75,6 +75,7 @@ class ProcessRuntime:
         capacity: What pods may request together; the machine's own by default.
         on_exit: Whether pods are stopped or left running.
         stop_grace_s: Longest time that stopping gives a pod, seconds.
+        keep_work: Whether working folders outlive their pods: a file that a task names as its output may be there.
         inherited: Names of the variables that containers take over from this process.
         now: The wall clock, in UTC.
 
@@ -94,6 +95,7 @@ class ProcessRuntime:
         node_name: str = "local",
         on_exit: OnExit = OnExit.STOP,
         stop_grace_s: float = 30.0,
+        keep_work: bool = False,
         back_off: BackOff = _DEFAULT_BACK_OFF,
         inherited: Sequence[str] = environment.INHERITED,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
@@ -104,6 +106,7 @@ class ProcessRuntime:
         self._node_name = node_name
         self._on_exit = on_exit
         self.stop_grace_s = stop_grace_s
+        self._keep_work = keep_work
         self._back_off = back_off
         self._inherited = inherited
         self._now = now
@@ -208,7 +211,7 @@ class ProcessRuntime:
         known = {*self._pods, *self._workers}
         for directory in (self._data_dir / "pods").iterdir():
             if directory.name not in known:
-                self._tasks.start_soon(pod_worker.clear, directory)
+                self._tasks.start_soon(self._clear, directory)
         return version
 
     async def _watch(self, version: str) -> str:
@@ -250,6 +253,9 @@ class ProcessRuntime:
             self._workers[uid] = PodWorker(self._node, pod)
             self._tasks.start_soon(self._work, self._workers[uid])
 
+    async def _clear(self, directory: Path) -> None:
+        await pod_worker.clear(directory, keep_work=self._keep_work)
+
     def _forget(self, uid: str) -> None:
         """The object is gone for good."""
         self._pods.pop(uid, None)
@@ -259,7 +265,7 @@ class ProcessRuntime:
         else:
             self._finished.discard(uid)
             if self._node.pod_dir(uid).exists():
-                self._tasks.start_soon(pod_worker.clear, self._node.pod_dir(uid))
+                self._tasks.start_soon(self._clear, self._node.pod_dir(uid))
             if self._scheduler.remove(uid):
                 self._wake.set()
 
@@ -279,11 +285,11 @@ class ProcessRuntime:
         self._wake.set()
         self._idle.set()
         if pod.uid not in self._pods:  # vanished meanwhile
-            await pod_worker.clear(self._node.pod_dir(pod.uid))
+            await self._clear(self._node.pod_dir(pod.uid))
             return
         self._finished.add(pod.uid)
         if worker.pod.is_deleted:
-            await pod_worker.clear(self._node.pod_dir(pod.uid))
+            await self._clear(self._node.pod_dir(pod.uid))
             await pod_worker.delete(self._cluster, worker.pod)
 
     # Scheduling

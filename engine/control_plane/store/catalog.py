@@ -8,14 +8,14 @@ from typing import Final
 
 from flyteidl2.project import project_service_pb2
 from flyteidl2.task import task_definition_pb2
-from sqlalchemy import func, select
+from sqlalchemy import func, select, union
 from sqlalchemy.dialects import postgresql, sqlite
 
 from propfan.engine.control_plane.launching import digest_of
 from propfan.engine.control_plane.records import micros
 from propfan.engine.control_plane.store.database import Database
 from propfan.engine.control_plane.store.queries import Page, Query
-from propfan.engine.control_plane.store.schema import projects, task_specs, tasks
+from propfan.engine.control_plane.store.schema import projects, runs, task_specs, tasks
 from propfan.pluginmachinery.errors import AlreadyExistsError, NotFoundError
 
 _TASK_COLUMNS: Final = {
@@ -145,6 +145,12 @@ class Catalog:
                 raise NotFoundError(f"project {project.id}", "there is no such project")
 
     async def list_projects(self) -> Sequence[project_service_pb2.Project]:
+        """Those that were created, and those that only runs or tasks name."""
+        named = union(select(runs.c.project), select(tasks.c.project))
         async with self._database.reading() as connection:
-            rows = (await connection.execute(select(projects.c.content).order_by(projects.c.id))).all()
-        return [project_service_pb2.Project.FromString(row[0]) for row in rows]
+            rows = (await connection.execute(select(projects.c.content))).all()
+            names = set((await connection.execute(named)).scalars())
+        created = [project_service_pb2.Project.FromString(row[0]) for row in rows]
+        found = {project.id: project for project in created}
+        found.update((name, project_service_pb2.Project(id=name, name=name)) for name in names - found.keys())
+        return [found[name] for name in sorted(found)]
