@@ -10,6 +10,7 @@ from typing import Final, Protocol
 import msgspec
 
 from propfan.engine.task_state import WAITING_FOR_SIGNAL, Outcome, Report
+from propfan.pluginmachinery.errors import PropfanError
 from propfan.pluginmachinery.phases import ExecutionError, LogContext, Phase, ReasonInfo, TaskLog
 from propfan.pluginmachinery.readers import MAX_MESSAGE_CHARS
 
@@ -99,8 +100,24 @@ class EventSink(Protocol):
         """Stores a batch durably, or raises and is called again with the same events.
 
         A sink must take repeats (equal ``key``) as done.
+
+        Raises:
+            NotAllRecordedError: only the events in it are to be sent again.
         """
         ...
+
+
+class NotAllRecordedError(PropfanError):
+    """A sink took a part of a batch.
+
+    Attributes:
+        left: The events that it did not take, in their order.
+    """
+
+    def __init__(self, problem: str, left: Sequence[TaskEvent]) -> None:
+        super().__init__(problem)
+        self.problem = problem
+        self.left = left
 
 
 def action_phase(report: Report) -> ActionPhase:

@@ -22,7 +22,7 @@ from propfan.engine.cluster import TASK_ACTION, Cluster, ObservedObject
 from propfan.engine.config import EngineConfig
 from propfan.engine.reconcile.live_task import LiveTask, version_of
 from propfan.engine.reconcile.timers import Timers
-from propfan.engine.task_events import EventSink, TaskEvent
+from propfan.engine.task_events import EventSink, NotAllRecordedError, TaskEvent
 from propfan.engine.task_state import DELAY_BACKOFF
 from propfan.pluginmachinery.errors import ApiError, ConflictError, NotFoundError
 
@@ -33,6 +33,9 @@ MAX_UNSENT: Final = 64
 
 _LINGER_TURNS: Final = 20
 _LONGEST_LINGER: Final = timedelta(seconds=2)
+
+_UNHEARD_RETRY: Final = timedelta(seconds=1)
+_LONGEST_SINK_WAIT_S: Final = 5.0
 
 _FLUSHERS: Final = 4
 _WRITERS: Final = 256
@@ -118,7 +121,7 @@ class Publisher:
         """A final verdict waits for its events; everything else does only while the sink answers."""
         if not live.unsent:
             return True
-        return self.sink_problem != "" and live.state.outcome is None
+        return (self.sink_problem != "" or live.is_unheard) and live.state.outcome is None
 
     def _start_write(self, live: LiveTask) -> None:
         if not live.is_writing and not live.is_durable and not live.is_dropped:
@@ -137,22 +140,35 @@ class Publisher:
                 live = self._to_send.popleft()
                 lives.append(live)
                 batch += live.unsent
-            await self._record(lives, batch)
-            sent = {id(event) for event in batch}
+            left = await self._record(lives, batch)
+            sent = {id(event) for event in batch} - {id(event) for event in left}
             for live in lives:
-                live.is_publishing = False
-                live.unsent = tuple([event for event in live.unsent if id(event) not in sent])
-                if live.unsent:
-                    live.is_publishing = True
-                    self._to_send.append(live)
-                    self._send_more.give()
-                elif live.write_at is None or live.write_at <= self._clock.now():
-                    self._start_write(live)
+                self._settle(live, sent, {id(event) for event in left})
 
-    async def _record(self, lives: Sequence[LiveTask], batch: Sequence[TaskEvent]) -> None:
-        """Until the sink has them; meanwhile what is not final is written with its events in it."""
+    def _settle(self, live: LiveTask, sent: set[int], left: set[int]) -> None:
+        """After a batch with events of this task was taken, perhaps without some."""
+        live.is_publishing = False
+        live.unsent = tuple([event for event in live.unsent if id(event) not in sent])
+        live.is_unheard = any(id(event) in left for event in live.unsent)
+        if live.is_unheard:
+            if self._may_write(live):
+                self._start_write(live)
+            live.write_at = self._clock.now() + _UNHEARD_RETRY
+            self._timers.set(live, live.write_at)
+        elif live.unsent:
+            live.is_publishing = True
+            self._to_send.append(live)
+            self._send_more.give()
+        elif live.write_at is None or live.write_at <= self._clock.now():
+            self._start_write(live)
+
+    async def _record(self, lives: Sequence[LiveTask], batch: Sequence[TaskEvent]) -> Sequence[TaskEvent]:
+        """Until the sink has them, but for those returned; meanwhile what is not final is written with its events."""
         tries = 0
-        while problem := await self._problem_of(batch):
+        while True:
+            problem, left = await self._problem_of(batch)
+            if not problem:
+                break
             tries += 1
             if not self.sink_problem:
                 logger.warning("event sink failed", error=problem, events=len(batch))
@@ -160,21 +176,24 @@ class Publisher:
             for live in (*lives, *self._to_send):
                 if self._may_write(live):
                     self._start_write(live)
-            await anyio.sleep(DELAY_BACKOFF.wait_s(tries))
+            await anyio.sleep(min(DELAY_BACKOFF.wait_s(tries), _LONGEST_SINK_WAIT_S))
         if self.sink_problem:
             logger.info("event sink answers again")
         self.sink_problem = ""
+        return left
 
-    async def _problem_of(self, batch: Sequence[TaskEvent]) -> str:
-        """Hands the batch to the sink once; what was wrong, or nothing."""
+    async def _problem_of(self, batch: Sequence[TaskEvent]) -> tuple[str, Sequence[TaskEvent]]:
+        """Hands the batch to the sink once; what was wrong, or nothing, and what is to be sent again later."""
         try:
             with anyio.fail_after(self._config.sink_timeout_s):
                 await self._sink.record(batch)
+        except NotAllRecordedError as error:
+            return "", error.left
         except ApiError as error:
-            return error.problem
+            return error.problem, ()
         except Exception as error:  # noqa: BLE001 - whatever a sink raises, its events must not be lost
-            return f"{type(error).__name__}: {error}"
-        return ""
+            return f"{type(error).__name__}: {error}", ()
+        return "", ()
 
     # -- Status ------------------------------------------------------------------------------------
 
