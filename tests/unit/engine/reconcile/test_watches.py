@@ -124,8 +124,7 @@ async def test_kind_that_is_not_served_keeps_nobody_waiting_and_is_watched_once_
     watched = await Watched(NOT_SERVED, NOT_SERVED, NOT_SERVED, Page([pod("a", 3)], "7"), Stream([])).play()
     assert watched.told == ["listed ", "+a@3", "listed a"]
     assert watched.calls[:5] == [("list", "")] * 4 + [("watch", "7")]
-    assert watched.pauses_s[:3] == sorted(watched.pauses_s[:3])
-    assert watched.pauses_s[0] > 0
+    assert 0 < watched.pauses_s[1] < watched.pauses_s[2]
 
 
 @pytest.mark.anyio
