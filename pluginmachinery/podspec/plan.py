@@ -94,6 +94,7 @@ _CONSOLE_URL: Final = _SLOTS.index("console_url")
 _NAMESPACE: Final = _SLOTS.index("namespace")
 _ENVIRONMENT_SLOT: Final = _SLOTS.index(_ENVIRONMENT)
 _ANY_MARK: Final = re.compile(rf"{MARK}\d+{MARK}")
+_WHOLE_PLACEHOLDER: Final = re.compile(rf"\{{\{{[^{{}}{MARK}]*\}}\}}")
 
 _NO_RUN: Final = ExecutionId()
 _NO_TASK: Final = TaskId()
@@ -476,7 +477,7 @@ def _marked_task(
 def _holds_half_a_placeholder(value: Any) -> bool:
     """Whether a string has braces left that could become a placeholder together with a value."""
     if isinstance(value, str):
-        return MARK in value and "{{" in _ANY_MARK.sub("", value)
+        return MARK in value and "{{" in _ANY_MARK.sub("", _WHOLE_PLACEHOLDER.sub("", value))
     if isinstance(value, dict):
         return any(_holds_half_a_placeholder(item) for item in value.values())
     return isinstance(value, list) and any(_holds_half_a_placeholder(item) for item in value)

@@ -349,3 +349,17 @@ async def test_error_of_an_own_value_is_raised_by_the_plain_conversion() -> None
     for _ in range(3):
         with pytest.raises(PermanentError, match="no name for it"):
             await plans.build(ctx)
+
+
+@pytest.mark.parametrize(
+    ("text", "is_half"),
+    [
+        (f"a {plan.MARK}1{plan.MARK} {{{{.runName}}}}", False),  # nothing can be made of what nobody knows
+        (f"{{{{.{plan.MARK}1{plan.MARK}}}}}", True),
+        (f"{{{{.runName}}}} {{{{ {plan.MARK}1{plan.MARK}", True),
+        (f"{{{{{{.runName}}}}{{ {plan.MARK}1{plan.MARK}", True),
+        ("{{.runName}} {{", False),
+    ],
+)
+def test_only_open_braces_are_half_a_placeholder(text: str, *, is_half: bool) -> None:
+    assert plan._holds_half_a_placeholder([{"args": [text]}]) is is_half
