@@ -10,6 +10,7 @@ from flyteidl2.plugins import dask_pb2
 
 from propfan._speedups import quantities
 from propfan.pluginmachinery import names
+from propfan.pluginmachinery.contexts import TaskContext
 from propfan.pluginmachinery.errors import BadTaskSpecificationError
 from propfan.pluginmachinery.kubernetes_plugin import Kind, Properties, RenderedObject
 from propfan.pluginmachinery.loglinks import LogInput, LogLinks
@@ -17,6 +18,7 @@ from propfan.pluginmachinery.object_metadata import object_name
 from propfan.pluginmachinery.operators import custom, job_objects
 from propfan.pluginmachinery.podspec import resources
 from propfan.pluginmachinery.podspec.build import BuiltPod, PodSpecBuilder, PodTask, text_of
+from propfan.pluginmachinery.podspec.plan import Plans
 from propfan.plugins.dask import dashboard
 from propfan.plugins.dask.config import DaskConfig
 
@@ -45,6 +47,9 @@ _READINESS: Final = {
 }
 _NANO: Final = 10**9
 
+_NAME: Final = "name"
+_PREFIX: Final = "dashboard prefix"
+
 
 class DaskJobs:
     """Builds DaskJobs under one configuration."""
@@ -52,6 +57,10 @@ class DaskJobs:
     def __init__(self, pods: PodSpecBuilder, config: DaskConfig) -> None:
         self._pods = pods
         self._links = LogLinks(config.logs)
+
+    def plans(self) -> Plans:
+        """The conversion that remembers what it did."""
+        return Plans(self._pods, self.build, own={_NAME: _name, _PREFIX: self._prefix}, uses_labels=True)
 
     def build(self, task: PodTask) -> RenderedObject:
         """The job with its cluster.
@@ -62,12 +71,7 @@ class DaskJobs:
             TransientError: its inputs can not be read now.
         """
         job = _job_of(task)
-        name = object_name(task.metadata, PROPERTIES)
-        if not names.is_dns1123_label(name):
-            raise BadTaskSpecificationError(
-                f"invalid TaskSpecification: the dask operator takes no job called '{name}': "
-                "choose a run and an action name of lower case letters, digits and '-'"
-            )
+        name = task.own(_NAME)
         pod = self._pods.to_pod_spec(task)
         steady = pod
         execution = task.metadata
@@ -107,15 +111,18 @@ class DaskJobs:
 
     def _scheduler(self, pod: BuiltPod, wanted: dask_pb2.DaskScheduler, task: PodTask) -> dict[str, Any]:
         args = ["dask", "scheduler"]
-        metadata = task.metadata
-        given = LogInput(namespace=metadata.namespace, task_execution_id=metadata.task_execution_id)
-        prefix = dashboard.prefix(self._links.plan(task.template, uses_config=False).render(given))
-        if prefix:
+        if prefix := task.own(_PREFIX):
             args += ["--dashboard-prefix", prefix]
         probe = _primary(pod).get("readinessProbe") or _READINESS
         changes = self._own(wanted.image, wanted.resources, task)
         changes.update(args=args, ports=_CONTAINER_PORTS, readinessProbe=probe)
         return _role(pod, SCHEDULER, "Always", changes)
+
+    def _prefix(self, ctx: TaskContext) -> str:
+        """Where the scheduler serves its dashboard; empty for the root."""
+        execution = ctx.metadata
+        given = LogInput(namespace=execution.namespace, task_execution_id=execution.task_execution_id)
+        return dashboard.prefix(self._links.plan_for(ctx, uses_config=False).render(given))
 
     def _own(self, image: str, asked: Resources, task: PodTask) -> dict[str, Any]:
         """What a part of the cluster has of its own, in place of the task's."""
@@ -124,6 +131,17 @@ class DaskJobs:
             platform = self._pods.platform_of(task.metadata.platform_resources)
             changes["resources"] = platform.resolve(resources.of_template(asked), {}, assign=True)
         return changes
+
+
+def _name(ctx: TaskContext) -> str:
+    """Of the job, which is that of its cluster too."""
+    name = object_name(ctx.metadata, PROPERTIES)
+    if not names.is_dns1123_label(name):
+        raise BadTaskSpecificationError(
+            f"invalid TaskSpecification: the dask operator takes no job called '{name}': "
+            "choose a run and an action name of lower case letters, digits and '-'"
+        )
+    return name
 
 
 def _job_of(task: PodTask) -> dask_pb2.DaskJob:

@@ -7,7 +7,7 @@ from datetime import datetime
 from propfan.pluginmachinery.contexts import PluginContext, TaskContext, TaskExecutionMetadata
 from propfan.pluginmachinery.kubernetes_plugin import ObjectMeta, ObservedObject, Properties, RenderedObject
 from propfan.pluginmachinery.phases import PhaseInfo
-from propfan.pluginmachinery.podspec.build import PodSpecBuilder, read_task
+from propfan.pluginmachinery.podspec.build import PodSpecBuilder
 from propfan.plugins.dask import build, phase
 from propfan.plugins.dask.config import DaskConfig
 
@@ -16,7 +16,7 @@ class DaskPlugin:
     """Runs ``dask`` tasks."""
 
     def __init__(self, pods: PodSpecBuilder, config: DaskConfig) -> None:
-        self._jobs = build.DaskJobs(pods, config)
+        self._plans = build.DaskJobs(pods, config).plans()
         self._phases = phase.DaskPhases(pods.k8s, config)
 
     def get_properties(self) -> Properties:
@@ -26,7 +26,7 @@ class DaskPlugin:
         return RenderedObject(build.DASK_JOB.api_version, build.DASK_JOB.kind, ObjectMeta(), b"")
 
     async def build_resource(self, ctx: TaskContext) -> RenderedObject:
-        return self._jobs.build(await read_task(ctx))
+        return await self._plans.build(ctx)
 
     async def get_task_phase(self, ctx: PluginContext, resource: ObservedObject) -> PhaseInfo:
         """Raises ``DecodeError`` for an object that is no DaskJob."""

@@ -13,6 +13,7 @@ from propfan.pluginmachinery.kubernetes_plugin import Kind, RenderedObject
 from propfan.pluginmachinery.operators import custom, job_objects
 from propfan.pluginmachinery.podspec import environment, resources
 from propfan.pluginmachinery.podspec.build import PodSpecBuilder, PodTask
+from propfan.pluginmachinery.podspec.plan import Plans
 from propfan.plugins.ray import runtime_env
 from propfan.plugins.ray.config import SUBMISSION_MODES, NodeDefaults, RayConfig
 from propfan.plugins.ray.nodes import Nodes
@@ -39,6 +40,10 @@ class RayJobs:
     def __init__(self, pods: PodSpecBuilder, config: RayConfig) -> None:
         self._pods = pods
         self._config = config
+
+    def plans(self) -> Plans:
+        """The conversion that remembers what it did."""
+        return Plans(self._pods, self.build, uses_labels=True)
 
     def build(self, task: PodTask) -> RenderedObject:
         """The job with a cluster of its own.

@@ -7,7 +7,7 @@ from datetime import datetime
 from propfan.pluginmachinery.contexts import PluginContext, TaskContext, TaskExecutionMetadata
 from propfan.pluginmachinery.kubernetes_plugin import ObjectMeta, ObservedObject, Properties, RenderedObject
 from propfan.pluginmachinery.phases import PhaseInfo
-from propfan.pluginmachinery.podspec.build import PodSpecBuilder, read_task
+from propfan.pluginmachinery.podspec.build import PodSpecBuilder
 from propfan.plugins.ray import phase
 from propfan.plugins.ray.build import RAY_JOB, RayJobs
 from propfan.plugins.ray.config import RayConfig
@@ -18,7 +18,7 @@ MAX_NAME_LENGTH = 47
 
 class RayPlugin:
     def __init__(self, pods: PodSpecBuilder, config: RayConfig) -> None:
-        self._jobs = RayJobs(pods, config)
+        self._plans = RayJobs(pods, config).plans()
         self._phases = phase.RayPhases(pods.k8s, config)
 
     def get_properties(self) -> Properties:
@@ -28,7 +28,7 @@ class RayPlugin:
         return RenderedObject(RAY_JOB.api_version, RAY_JOB.kind, ObjectMeta(), b"")
 
     async def build_resource(self, ctx: TaskContext) -> RenderedObject:
-        return self._jobs.build(await read_task(ctx))
+        return await self._plans.build(ctx)
 
     async def get_task_phase(self, ctx: PluginContext, resource: ObservedObject) -> PhaseInfo:
         return await self._phases.phase(ctx, resource)
