@@ -50,12 +50,14 @@ class WebPluginConfig(msgspec.Struct, frozen=True, rename="camel"):
 
     Attributes:
         resource_quotas: Namespace to how many jobs it may have at once; no quota where empty.
+        resource_meta: Flyte writes it when it shows its configuration; nothing is made of it.
     """
 
     resource_quotas: Mapping[str, int] = {}
     read_rate_limiter: RateLimit = RateLimit(qps=30, burst=300)
     write_rate_limiter: RateLimit = RateLimit(qps=20, burst=200)
     caching: Caching = Caching()
+    resource_meta: Any = None
 
     def violations(self) -> tuple[str, ...]:
         """Every value outside its range, each as a sentence that names the field."""

@@ -153,12 +153,15 @@ class WebRunner:
             problem = f"the meta of the job has {len(event.meta)} bytes, the engine keeps at most {MAX_STATE_BYTES}"
             job.answer = None
             return self._apply(live, ctx, job, state, Declined(phases.failure(METADATA_TOO_LARGE, problem, ctx.now)))
-        told = None if resource is None else await self._told(live, ctx, taken.state, event.meta, resource)
+        told: CallEvent = event
+        if resource is not None:
+            told = await self._told(live, ctx, taken.state, event.meta, resource)
         job.answer, job.meta, job.failures, job.seen = None, event.meta, 0, resource
-        if told is not None:
-            return self._apply(live, ctx, job, taken.state, told)
-        self._jobs.look_after(job)
-        return self._observed(live, job, taken)
+        is_told = isinstance(told, Told)
+        result = self._apply(live, ctx, job, taken.state, told) if is_told else self._observed(live, job, taken)
+        if live.job is job:  # it has not ended at once
+            self._jobs.look_after(job)
+        return result
 
     async def _look(self, live: LiveTask, ctx: RoundContext, job: Job, state: WebPluginState) -> Event | None:
         answer = job.answer
