@@ -230,6 +230,8 @@ class LinkPlan:
 
     def render(self, given: LogInput) -> tuple[TaskLog, ...]:
         """The links of one log, in the order in which they are shown."""
+        if not self._links:
+            return ()
         own_names = tuple(name for name, _ in given.extra_template_vars)
         plain = self.plain
         if own_names:
