@@ -39,6 +39,7 @@ _COMMANDS: Final = {
     "abort": "propfan.engine.cli.inspect",
     "plugins": "propfan.engine.cli.check",
     "check": "propfan.engine.cli.check",
+    "connector": "propfan.engine.cli.connector",
     "up": "propfan.engine.cli.up",
 }
 

@@ -1,0 +1,135 @@
+"""Tasks run by their connectors in this very process, without a service: for trying them out, and for SDKs."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import msgspec
+from flyteidl2.core import tasks_pb2
+from flyteidl2.task import common_pb2
+
+from propfan.engine.connector_service.config import ConnectorServiceConfig
+from propfan.engine.connector_service.loading import connector_setup
+from propfan.pluginmachinery.connector import (
+    Connection,
+    Connector,
+    ConnectorRegistry,
+    ConnectorSetup,
+    RemotePhase,
+    Resource,
+    TaskRequest,
+    local,
+    values,
+)
+from propfan.pluginmachinery.connector import registry as registries
+from propfan.pluginmachinery.errors import BadTaskSpecificationError, ConnectorError, PermanentError
+from propfan.pluginmachinery.readers import DEFAULT_LIMIT_BYTES
+
+
+class LocalConnectors(msgspec.Struct, frozen=True):
+    """Connectors that were made on this event loop, what they were made with, and what was refused."""
+
+    registry: ConnectorRegistry
+    setup: ConnectorSetup
+    refused: Sequence[ConnectorError] = ()
+
+
+class LocalOutcome(msgspec.Struct, frozen=True):
+    """How a task ended; outputs only where it succeeded and declares some."""
+
+    resource: Resource
+    outputs: common_pb2.Outputs | None = None
+
+
+@asynccontextmanager
+async def opened(config: ConnectorServiceConfig, environ: Mapping[str, str]) -> AsyncIterator[LocalConnectors]:
+    """The connectors that the configuration names, to be used while the block runs.
+
+    Raises:
+        ConfigError: a setting can not be used.
+        ConnectorError: one can not be loaded and ``must_load`` is set, or none can.
+    """
+    found = registries.offers(config.modules, entry_points=config.entry_points)
+    refused = list(found.refused)
+    registry = ConnectorRegistry()
+    made: list[Connector] = []
+    async with connector_setup(config, environ) as setup:
+        try:
+            for offer in found.found:
+                try:
+                    connector = offer.make(setup)
+                    registry.register(connector)
+                    made.append(connector)
+                except ConnectorError as error:
+                    refused.append(error)
+            if refused and (config.must_load or not made):
+                raise refused[0]
+            yield LocalConnectors(registry, setup, refused)
+        finally:
+            for connector in made:
+                await connector.close()
+
+
+async def run(
+    connectors: LocalConnectors,
+    template: tasks_pb2.TaskTemplate,
+    inputs: common_pb2.Inputs,
+    *,
+    output_prefix: str = "",
+    timeout_s: float | None = None,
+    poll_interval_s: float = 1.0,
+    on_look: Callable[[Resource], None] | None = None,
+) -> LocalOutcome:
+    """Runs one task to its end; its job is deleted when the run is cancelled or takes too long.
+
+    Args:
+        output_prefix: URI for outputs that the job writes itself; below the working directory when empty.
+
+    Raises:
+        ConnectorNotFoundError: no connector runs the task's type.
+        TimeoutError: it took longer than ``timeout_s``.
+        PropfanError: what the connector raises; a task that failed is no error.
+    """
+    connector = connectors.registry.get_connector(template.type, template.task_type_version)
+    prefix = output_prefix or (Path.cwd() / "propfan-data" / "connectors" / uuid.uuid4().hex).as_uri()
+    task = TaskRequest(template, inputs, prefix, connection=await connection_of(template, connectors.setup))
+    resource = await local.run(connector, task, poll_interval_s=poll_interval_s, timeout_s=timeout_s, on_look=on_look)
+    if resource.phase != RemotePhase.SUCCEEDED or not template.interface.outputs.variables:
+        return LocalOutcome(resource)
+    if resource.outputs is not None:
+        return LocalOutcome(resource, values.to_outputs(connector.name, resource.outputs, template.interface))
+    content = await connectors.setup.store.get(f"{prefix}/outputs.pb", limit_bytes=DEFAULT_LIMIT_BYTES)
+    return LocalOutcome(resource, common_pb2.Outputs.FromString(content))
+
+
+async def connection_of(template: tasks_pb2.TaskTemplate, setup: ConnectorSetup) -> Connection:
+    """What ``custom`` says of the connection, with the secrets' values.
+
+    ``custom.secrets`` maps logical names to the names of secrets: an environment variable of that name, else
+    whatever the setup's secrets find.
+
+    Raises:
+        BadTaskSpecificationError: ``secrets`` or ``configs`` is no mapping of texts.
+        PermanentError: a secret is not there; named.
+    """
+    mappings: dict[str, Mapping[str, str]] = {}
+    for name in ("secrets", "configs"):
+        value = template.custom.fields.get(name)
+        members = value.struct_value.fields if value is not None else {}
+        if any(member.WhichOneof("kind") != "string_value" for member in members.values()):
+            raise BadTaskSpecificationError(f"task '{template.id.name}': custom.{name} must map names to texts")
+        mappings[name] = {key: member.string_value for key, member in members.items()}
+    secrets = {}
+    for logical, key in mappings["secrets"].items():
+        if key in setup.environment:
+            secrets[logical] = setup.environment[key]
+            continue
+        try:
+            secrets[logical] = await setup.secrets.get(key)
+        except PermanentError as error:
+            problem = f"Secret {key} not found in environment (it is '{logical}' in custom.secrets): {error.message}"
+            raise PermanentError(error.code, problem) from error
+    return Connection(secrets, mappings["configs"])
