@@ -85,6 +85,7 @@ class RunRecord(msgspec.Struct, frozen=True):
     task_version: str
     spec: run_pb2.RunSpec
     source: int
+    created_by: str
     created_at: datetime
 
 

@@ -53,6 +53,7 @@ class Runs(RunService):
             task_version=template.id.version,
             spec=request.run_spec,
             source=request.source,
+            created_by=user_name(),
             created_at=_start_time(request),
         )
         base = request.run_spec.run_base_dir or self._plane.run_base(run.id)

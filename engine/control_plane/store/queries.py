@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime
 from typing import Any, Final, Generic, TypeVar
 
 import msgspec
-from flyteidl2.common import list_pb2
-from sqlalchemy import Column, Select
+from flyteidl2.common import list_pb2, phase_pb2
+from sqlalchemy import JSON, Column, Select
 
 from propfan.engine.control_plane.errors import InvalidRequestError
+from propfan.engine.control_plane.records import micros
 
 T = TypeVar("T")
 
@@ -77,34 +79,40 @@ class Query(msgspec.Struct, frozen=True):
 
     def _condition(self, wanted: list_pb2.Filter, columns: Mapping[str, Column[Any]], where: str) -> Any:
         column = self._column(wanted.field, columns, f"{where}.field")
+        if wanted.function in (_Function.EXISTS, _Function.NOT_EXISTS):
+            return column.is_not(None) if wanted.function == _Function.EXISTS else column.is_(None)
         values = [_value(text, column, f"{where}.values") for text in wanted.values]
         if wanted.function in (_Function.VALUE_IN, _Function.VALUE_NOT_IN):
             return column.in_(values) if wanted.function == _Function.VALUE_IN else column.not_in(values)
         compare = _COMPARISONS.get(wanted.function)
         if compare is None:
-            raise InvalidRequestError(f"{where}.function", f"{_Function.Name(wanted.function)} is not offered")
+            raise InvalidRequestError(f"{where}.function", f"{wanted.function} is not offered")
         if len(values) != 1:
             raise InvalidRequestError(f"{where}.values", f"must be one value, are {len(values)}")
         return compare(column, values[0])
 
     @staticmethod
-    def _column(name: str, columns: Mapping[str, Column[Any]], where: str) -> Column[Any]:
+    def _column(name: str, columns: Mapping[str, Column[Any]], where: str) -> Any:
+        mapping, dot, key = name.partition(".")
+        if dot and mapping in columns and isinstance(columns[mapping].type, JSON):
+            return columns[mapping][key].as_string()
         if name not in columns:
             raise InvalidRequestError(where, f"{name!r} is none of {', '.join(sorted(columns))}")
         return columns[name]
 
 
-def _value(text: str, column: Column[Any], where: str) -> Any:
+_TIMES: Final = frozenset({"created_at", "deployed_at", "ended_at", "position"})
+
+
+def _value(text: str, column: Any, where: str) -> str | int:
+    """A value as its column has it: phases by name or number, times in ISO 8601 or microseconds."""
     if column.type.python_type is not int:
         return text
-    if column.name == "phase":
-        from flyteidl2.common import phase_pb2
-
-        name = text if text.startswith("ACTION_PHASE_") else f"ACTION_PHASE_{text}"
-        known = phase_pb2.ActionPhase.DESCRIPTOR.values_by_name.get(name.upper())
-        if known is not None:
-            return known.number
+    name = text if text.startswith("ACTION_PHASE_") else f"ACTION_PHASE_{text}"
+    phase = phase_pb2.ActionPhase.DESCRIPTOR.values_by_name.get(name.upper())
+    if column.name == "phase" and phase is not None:
+        return int(phase.number)
     try:
-        return int(text)
+        return micros(datetime.fromisoformat(text)) if column.name in _TIMES and not text.isdigit() else int(text)
     except ValueError:
-        raise InvalidRequestError(where, f"{text!r} is no number") from None
+        raise InvalidRequestError(where, f"{text!r} is no number, phase or time") from None

@@ -34,13 +34,18 @@ _RUN_COLUMNS: Final = {
     "domain": runs.c.domain,
     "org": runs.c.org,
     "source": runs.c.source,
+    "created_by": runs.c.created_by,
+    "labels": runs.c.labels,
 }
 
 _ACTION_COLUMNS: Final = {
     "name": actions.c.name,
-    "parent": actions.c.parent,
+    "parent_name": actions.c.parent,
     "phase": actions.c.phase,
+    "action_type": actions.c.action_type,
+    "task_name": actions.c.task_name,
     "created_at": actions.c.position,
+    "start_time": actions.c.position,
 }
 
 
@@ -65,6 +70,8 @@ class RunStore:
             "task_version": run.task_version,
             "spec": run.spec.SerializeToString(),
             "source": run.source,
+            "labels": dict(run.spec.labels.values),
+            "created_by": run.created_by,
             "created_at": micros(run.created_at),
             "phase": root.phase,
         }
@@ -215,6 +222,7 @@ def _run(row: Row[Any]) -> RunRecord:
         task_version=row.task_version,
         spec=run_pb2.RunSpec.FromString(row.spec),
         source=row.source,
+        created_by=row.created_by,
         created_at=of_micros(row.created_at),
     )
 
@@ -238,6 +246,8 @@ def _action_row(record: ActionRecord) -> dict[str, Any]:
         "run": record.key.run,
         "name": record.key.name,
         "parent": record.parent,
+        "action_type": record.details.metadata.action_type,
+        "task_name": record.details.metadata.task.id.name,
         "phase": record.phase,
         "position": record.position,
         "task_spec": record.task_spec,

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from sqlalchemy import BigInteger, Column, Index, Integer, LargeBinary, MetaData, String, Table
+from sqlalchemy import JSON, BigInteger, Column, Index, Integer, LargeBinary, MetaData, String, Table
 
 metadata: Final = MetaData()
 
@@ -22,6 +22,8 @@ runs: Final = Table(
     Column("task_version", String(255), nullable=False),
     Column("spec", LargeBinary, nullable=False),  # flyteidl2.task.RunSpec
     Column("source", Integer, nullable=False),
+    Column("labels", JSON, nullable=False),
+    Column("created_by", String(255), nullable=False),
     Column("created_at", BigInteger, nullable=False),
     Column("phase", Integer, nullable=False),  # of the root action
     Column("ended_at", BigInteger),
@@ -34,6 +36,8 @@ actions: Final = Table(
     Column("run", String(63), primary_key=True),
     Column("name", String(63), primary_key=True),
     Column("parent", String(63), nullable=False),
+    Column("action_type", Integer, nullable=False),
+    Column("task_name", String(255), nullable=False),  # empty for what is no task
     Column("phase", Integer, nullable=False),
     Column("position", BigInteger, nullable=False),  # order of creation
     Column("task_spec", String(64), nullable=False),  # digest, empty for what is no task
