@@ -18,7 +18,7 @@ from pathlib import Path
 from types import FrameType
 from typing import NoReturn
 
-from tests.cluster import operators, programs
+from tests.cluster import cache, operators, programs
 from tests.cluster.control_plane import ControlPlane, Settings
 
 CHECK_EVERY_S = 1.0
@@ -56,7 +56,7 @@ def main() -> int:
             parser.error(f"{name!r} is none of {', '.join(operators.CRDS)}")
     try:
         return run(options)
-    except programs.UnavailableError as error:
+    except cache.UnavailableError as error:
         print(error, file=sys.stderr)
         return 1
 
@@ -77,7 +77,7 @@ def run(options: argparse.Namespace) -> int:
             for entry in running():
                 os.kill(int(entry["pid"]), signal.SIGTERM)
         case "clean":
-            shutil.rmtree(programs.cache_dir() / "cluster", ignore_errors=True)
+            shutil.rmtree(cache.folder(), ignore_errors=True)
     return 0
 
 
@@ -124,8 +124,8 @@ Ctrl-C stops it."""
 @contextlib.contextmanager
 def listed(cluster: ControlPlane) -> Iterator[None]:
     """Lets ``status`` and ``down`` find the cluster for as long as this process lives: it holds the file's lock."""
-    folder = programs.cache_dir() / "cluster" / "running"
-    folder.mkdir(parents=True, exist_ok=True)
+    folder = cache.folder() / "running"
+    folder.mkdir(exist_ok=True)
     entry = {"pid": os.getpid(), "url": cluster.url, "kubeconfig": str(cluster.kubeconfig)}
     path = folder / f"{os.getpid()}.json"
     with path.open("w", encoding="utf-8") as file:
@@ -140,7 +140,7 @@ def listed(cluster: ControlPlane) -> Iterator[None]:
 
 def running() -> Iterator[Mapping[str, str]]:
     """What ``listed`` wrote and whose process lives; the rest is deleted."""
-    for path in (programs.cache_dir() / "cluster" / "running").glob("*.json"):
+    for path in (cache.folder() / "running").glob("*.json"):
         with path.open(encoding="utf-8") as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

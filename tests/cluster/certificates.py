@@ -1,4 +1,4 @@
-"""Keys and certificates of a test cluster: one authority, valid for a week and for loopback."""
+"""Keys and certificates of a test cluster: one authority, valid for loopback."""
 
 from __future__ import annotations
 
@@ -7,13 +7,16 @@ import ipaddress
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeAlias
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-LIFETIME = dt.timedelta(days=7)
+PrivateKey: TypeAlias = ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey
+
+LIFETIME = dt.timedelta(days=365)  # the training operator renews what ends within 90 days
 
 
 @dataclass(frozen=True)
@@ -25,41 +28,44 @@ class KeyPair:
 
 
 class Authority:
-    """Signs certificates of servers and clients. ``certificate`` is what their peers trust."""
+    """Signs certificates of servers and clients. ``certificate`` is what their peers trust, and may have names itself."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, dns_names: Sequence[str] = ()) -> None:
         self._folder = folder
-        self._key = ec.generate_private_key(ec.SECP256R1())
+        self.key = rsa.generate_private_key(65537, 2048)  # the training operator reads no other kind of an authority's
         self._name = _name("propfan test cluster")
-        usage = x509.BasicConstraints(ca=True, path_length=0)
-        self._certificate = self._builder(self._name, self._key).add_extension(usage, critical=True)
-        self._signed = self._certificate.sign(self._key, hashes.SHA256())
+        builder = self._builder(self._name, self.key).add_extension(
+            x509.BasicConstraints(ca=True, path_length=0), critical=True
+        )
+        if dns_names:
+            builder = builder.add_extension(_alternatives(dns_names), critical=False)
         self.certificate = folder / "ca.crt"
-        self.certificate.write_bytes(self._signed.public_bytes(serialization.Encoding.PEM))
+        self.certificate.write_bytes(self._sign(builder))
 
     def server(self, name: str, dns_names: Sequence[str] = ()) -> KeyPair:
         """For a server on 127.0.0.1 or localhost, and by these names."""
-        hosts = [x509.DNSName(host) for host in ("localhost", *dns_names)]
-        addresses = [x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]
-        return self._issue(name, _name(name), ExtendedKeyUsageOID.SERVER_AUTH, [*hosts, *addresses])
+        return self._issue(name, _name(name), ExtendedKeyUsageOID.SERVER_AUTH, ["localhost", *dns_names])
 
     def client(self, user: str, groups: Sequence[str] = ()) -> KeyPair:
         """For a user of the API server."""
         return self._issue(user.replace(":", "-"), _name(user, groups), ExtendedKeyUsageOID.CLIENT_AUTH, [])
 
     def _issue(
-        self, file: str, subject: x509.Name, purpose: x509.ObjectIdentifier, names: Sequence[x509.GeneralName]
+        self, file: str, subject: x509.Name, purpose: x509.ObjectIdentifier, dns_names: Sequence[str]
     ) -> KeyPair:
         key = ec.generate_private_key(ec.SECP256R1())
         builder = self._builder(subject, key).add_extension(x509.ExtendedKeyUsage([purpose]), critical=False)
-        if names:
-            builder = builder.add_extension(x509.SubjectAlternativeName(names), critical=False)
+        if dns_names:
+            builder = builder.add_extension(_alternatives(dns_names, "127.0.0.1"), critical=False)
         pair = KeyPair(self._folder / f"{file}.crt", self._folder / f"{file}.key")
-        pair.certificate.write_bytes(builder.sign(self._key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM))
+        pair.certificate.write_bytes(self._sign(builder))
         write_key(pair.key, key)
         return pair
 
-    def _builder(self, subject: x509.Name, key: ec.EllipticCurvePrivateKey) -> x509.CertificateBuilder:
+    def _sign(self, builder: x509.CertificateBuilder) -> bytes:
+        return builder.sign(self.key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM)
+
+    def _builder(self, subject: x509.Name, key: PrivateKey) -> x509.CertificateBuilder:
         now = dt.datetime.now(dt.UTC)
         return (
             x509.CertificateBuilder()
@@ -70,11 +76,11 @@ class Authority:
             .not_valid_before(now - dt.timedelta(minutes=5))
             .not_valid_after(now + LIFETIME)
             .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
-            .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(self._key.public_key()), critical=False)
+            .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(self.key.public_key()), critical=False)
         )
 
 
-def write_key(path: Path, key: ec.EllipticCurvePrivateKey | None = None) -> Path:
+def write_key(path: Path, key: PrivateKey | None = None) -> Path:
     """Writes a private key, a new one unless given, that only its owner can read."""
     written = key or ec.generate_private_key(ec.SECP256R1())
     path.touch(mode=0o600)
@@ -84,6 +90,11 @@ def write_key(path: Path, key: ec.EllipticCurvePrivateKey | None = None) -> Path
         )
     )
     return path
+
+
+def _alternatives(dns_names: Sequence[str], *addresses: str) -> x509.SubjectAlternativeName:
+    hosts = [x509.DNSName(host) for host in dns_names]
+    return x509.SubjectAlternativeName([*hosts, *(x509.IPAddress(ipaddress.ip_address(text)) for text in addresses)])
 
 
 def _name(common_name: str, organizations: Sequence[str] = ()) -> x509.Name:

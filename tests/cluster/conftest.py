@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from tests.cluster import programs
+from tests.cluster import cache, operators, programs
 from tests.cluster.control_plane import ControlPlane
 
 HERE = Path(__file__).parent
@@ -21,21 +23,23 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.cluster)
 
 
-@pytest.fixture(scope="session")
-def built_programs() -> None:
-    """All programs of a cluster; what can not be built skips, or fails where the environment demands a cluster."""
+@contextmanager
+def skipping_when_unavailable() -> Iterator[None]:
+    """What can not be made here skips, or fails where the environment demands a cluster."""
     try:
-        for module in programs.CLUSTER_MODULES:
-            programs.build(module)
-    except programs.UnavailableError as error:
+        yield
+    except cache.UnavailableError as error:
         if os.environ.get(REQUIRE, "") not in ("", "0"):
             raise
         pytest.skip(f"{error} ({REQUIRE}=1 makes this a failure)")
 
 
 @pytest.fixture(scope="session")
-def control_plane(built_programs: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ControlPlane]:
+def control_plane(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ControlPlane]:
     """A cluster with two nodes, that all tests share; its logs stay in pytest's temporary folder."""
+    with skipping_when_unavailable():
+        for module in programs.CLUSTER_MODULES:
+            programs.build(module)
     with ControlPlane(tmp_path_factory.mktemp("cluster") / "cluster") as cluster:
         yield cluster
 
@@ -46,3 +50,21 @@ def namespace(control_plane: ControlPlane) -> Iterator[str]:
     name = control_plane.create_namespace()
     yield name
     control_plane.delete_namespace(name)
+
+
+def operator_fixture(name: str) -> Any:
+    """The cluster of all tests with an operator that runs from the first test that asks for it to the last of all."""
+
+    @pytest.fixture(scope="session", name=name)
+    def running(control_plane: ControlPlane) -> Iterator[ControlPlane]:
+        with skipping_when_unavailable():
+            operators.prepare(name)
+        with operators.running_operator(control_plane, name):
+            yield control_plane
+
+    return running
+
+
+kubeflow = operator_fixture("kubeflow")
+jobset = operator_fixture("jobset")
+ray = operator_fixture("ray")

@@ -18,7 +18,8 @@ from typing import Final
 import yaml
 
 from tests.cluster import ports, programs, webhooks
-from tests.cluster.certificates import Authority, KeyPair
+from tests.cluster.api import Object
+from tests.cluster.certificates import Authority, KeyPair, write_key
 from tests.cluster.control_plane import START_TIMEOUT_S, ControlPlane, is_healthy
 from tests.cluster.process import Process
 
@@ -26,6 +27,18 @@ CRDS: Final[Mapping[str, str]] = MappingProxyType(
     {"kubeflow": "training-operator", "jobset": "jobset", "ray": "ray-operator", "spark": "spark-operator"}
 )
 """For each family of kinds the Go module that they come from."""
+
+KUBEFLOW_MOUNT: Final = Path("/tmp/k8s-webhook-server/serving-certs/tls.crt")
+"""The training operator waits for this file, which a kubelet would mount, and never reads it: it may be empty."""
+
+
+def prepare(name: str) -> None:
+    """Builds what an operator needs, unless it is there.
+
+    Raises:
+        UnavailableError: it can not be built here.
+    """
+    programs.build(CRDS[name])
 
 
 def install_crds(cluster: ControlPlane, name: str) -> None:
@@ -52,20 +65,31 @@ def running_operator(cluster: ControlPlane, name: str) -> Iterator[None]:
 
 @contextmanager
 def _running(
-    cluster: ControlPlane, folder: Path, name: str, health_port: int, arguments: Sequence[str], **environment: str
-) -> Iterator[Process]:
-    """A controller-runtime program: it takes the cluster from KUBECONFIG, and webhook certificates from TMPDIR."""
-    env = {"PATH": os.environ["PATH"], "HOME": str(folder), "TMPDIR": str(folder)}
-    env |= {"KUBECONFIG": str(cluster.kubeconfig), **environment}
-    process = Process(
-        name, [programs.program(arguments[0]), *arguments[1:]], cluster.directory / "logs" / f"{name}.log", env=env
-    )
+    cluster: ControlPlane,
+    name: str,
+    command: Sequence[str | Path],
+    *,
+    health_port: int,
+    admission: Sequence[Object] = (),
+    environment: Mapping[str, str],
+) -> Iterator[None]:
+    """A program of controller-runtime, until it is ready and its webhooks are served."""
+    process = Process(name, command, cluster.directory / "logs" / f"{name}.log", env=environment)
+    webhooks.register(cluster, admission)
     try:
         process.start()
         process.await_ready(partial(is_healthy, f"http://127.0.0.1:{health_port}/readyz"), timeout_s=START_TIMEOUT_S)
-        yield process
+        process.await_ready(partial(webhooks.are_served, admission), timeout_s=START_TIMEOUT_S)
+        yield
     finally:
+        webhooks.unregister(cluster, admission)
         process.stop()
+
+
+def _environment(cluster: ControlPlane, folder: Path) -> dict[str, str]:
+    """controller-runtime takes the cluster from KUBECONFIG, and looks below TMPDIR for certificates of webhooks."""
+    path = os.environ.get("PATH", os.defpath)
+    return {"PATH": path, "HOME": str(folder), "TMPDIR": str(folder), "KUBECONFIG": str(cluster.kubeconfig)}
 
 
 def _serving_certificates(authority: Authority, folder: Path, *dns_names: str) -> KeyPair:
@@ -76,9 +100,8 @@ def _serving_certificates(authority: Authority, folder: Path, *dns_names: str) -
     return KeyPair(pair.certificate.rename(target / "tls.crt"), pair.key.rename(target / "tls.key"))
 
 
-@contextmanager
-def _jobset(cluster: ControlPlane, folder: Path) -> Iterator[None]:
-    health, port = ports.free_port(), ports.free_port()
+def _jobset(cluster: ControlPlane, folder: Path) -> AbstractContextManager[None]:
+    health_port, port = ports.free_port(), ports.free_port()
     _serving_certificates(cluster.authority, folder)
     config = {
         "apiVersion": "config.jobset.x-k8s.io/v1alpha1",
@@ -87,39 +110,83 @@ def _jobset(cluster: ControlPlane, folder: Path) -> Iterator[None]:
         "leaderElection": {"leaderElect": False},
         "internalCertManagement": {"enable": False},
         "metrics": {"bindAddress": "0"},
-        "health": {"healthProbeBindAddress": f"127.0.0.1:{health}"},
+        "health": {"healthProbeBindAddress": f"127.0.0.1:{health_port}"},
     }
     (folder / "config.yaml").write_text(yaml.safe_dump(config), encoding="utf-8")
-    configurations = webhooks.reached_by_url(
-        programs.build("jobset") / "webhooks" / "manifests.yaml",
-        name="jobset",
-        port=port,
-        ca=cluster.ca,
-        pods_with="jobset.sigs.k8s.io/jobset-name",
+    return _running(
+        cluster,
+        "jobset",
+        [programs.program("jobset"), f"--config={folder / 'config.yaml'}"],
+        health_port=health_port,
+        admission=webhooks.reached_by_url(
+            programs.build("jobset") / "webhooks" / "manifests.yaml",
+            name="jobset",
+            port=port,
+            ca=cluster.ca,
+            pods_with="jobset.sigs.k8s.io/jobset-name",
+        ),
+        environment=_environment(cluster, folder),
     )
-    arguments = ["jobset", f"--config={folder / 'config.yaml'}"]
-    with (
-        _running(cluster, folder, "jobset", health, arguments) as process,
-        webhooks.registered(cluster, configurations, process),
-    ):
-        yield
 
 
-@contextmanager
-def _ray(cluster: ControlPlane, folder: Path) -> Iterator[None]:
-    health = ports.free_port()
-    arguments = [
+def _kubeflow(cluster: ControlPlane, folder: Path) -> AbstractContextManager[None]:
+    """It manages the webhooks' certificates itself, in a Secret, and keeps the valid ones that it finds there."""
+    health_port, port = ports.free_port(), ports.free_port()
+    namespace, secret = "kubeflow", "training-operator-webhook-cert"
+    authority = Authority(folder, dns_names=["training-operator-ca"])
+    serving = _serving_certificates(authority, folder, f"training-operator.{namespace}.svc")
+    files = {
+        "ca.crt": authority.certificate,
+        "ca.key": write_key(folder / "ca.key", authority.key),
+        "tls.crt": serving.certificate,
+        "tls.key": serving.key,
+    }
+    cluster.api.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": namespace}})
+    cluster.api.apply(webhooks.secret(secret, namespace, files))
+    KUBEFLOW_MOUNT.parent.mkdir(parents=True, exist_ok=True)
+    KUBEFLOW_MOUNT.touch()
+    return _running(
+        cluster,
+        "training-operator",
+        [
+            programs.program("training-operator"),
+            "--metrics-bind-address=0",
+            f"--health-probe-bind-address=127.0.0.1:{health_port}",
+            f"--webhook-server-port={port}",
+            f"--webhook-secret-name={secret}",
+            "--kube-api-qps=500",
+            "--kube-api-burst=1000",
+            "--controller-threads=4",
+        ],
+        health_port=health_port,
+        admission=webhooks.reached_by_url(
+            programs.build("training-operator") / "webhooks" / "manifests.yaml",
+            name="validator.training-operator.kubeflow.org",
+            port=port,
+            ca=authority.certificate,
+        ),
+        environment=_environment(cluster, folder),
+    )
+
+
+def _ray(cluster: ControlPlane, folder: Path) -> AbstractContextManager[None]:
+    health_port = ports.free_port()
+    return _running(
+        cluster,
         "ray-operator",
-        "--metrics-addr=0",
-        f"--health-probe-bind-address=127.0.0.1:{health}",
-        "--enable-leader-election=false",
-        "--qps=500",
-        "--burst=1000",
-    ]
-    with _running(cluster, folder, "ray-operator", health, arguments):
-        yield
+        [
+            programs.program("ray-operator"),
+            "--metrics-addr=0",
+            f"--health-probe-bind-address=127.0.0.1:{health_port}",
+            "--enable-leader-election=false",
+            "--qps=500",
+            "--burst=1000",
+        ],
+        health_port=health_port,
+        environment=_environment(cluster, folder),
+    )
 
 
 OPERATORS: Final[Mapping[str, Callable[[ControlPlane, Path], AbstractContextManager[None]]]] = MappingProxyType(
-    {"jobset": _jobset, "ray": _ray}
+    {"kubeflow": _kubeflow, "jobset": _jobset, "ray": _ray}
 )

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 KEEPER = Path(__file__).with_name("keeper.py")
-POLL_S = 0.02
+POLL_S = 0.05
 
 
 class ProcessEndedError(RuntimeError):

@@ -2,26 +2,26 @@
 
 A folder ``go/<module>`` is a Go module whose ``tool`` directives name what is built. Its programs lie in
 ``<cache>/cluster/<module>-<digest>``, where the digest is of all that decides what they are; several processes may ask
-at once, one builds. The cache is ``$PROPFAN_CACHE_DIR``, or else ``propfan`` in ``$XDG_CACHE_HOME`` or ``~/.cache``.
+at once, one builds.
 """
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import os
 import platform
 import shutil
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
-from typing import IO, Final
+from typing import Final
 
 import msgspec
+
+from tests.cluster import cache
 
 GO_MODULES = Path(__file__).with_name("go")
 
@@ -81,17 +81,6 @@ _NETWORK_ERRORS = ("dial tcp", "i/o timeout", "connection re", "TLS handshake", 
 REPORT_EVERY_S = 15.0
 
 
-class UnavailableError(RuntimeError):
-    """The programs are not built and can not be built here: no Go, or no way to the modules."""
-
-
-def cache_dir() -> Path:
-    """Where propfan's tests keep what is costly to make. It can be deleted at any time."""
-    if chosen := os.environ.get("PROPFAN_CACHE_DIR"):
-        return Path(chosen)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "propfan"
-
-
 def program(name: str) -> Path:
     """The path of a program such as ``kube-apiserver``; builds its module when needed, which takes minutes.
 
@@ -112,7 +101,7 @@ def folder(module: str) -> Path:
     digest = hashlib.sha256(decisive.encode())
     for name in ("go.mod", "go.sum"):
         digest.update((GO_MODULES / module / name).read_bytes())
-    return cache_dir() / "cluster" / f"{module}-{digest.hexdigest()[:16]}"
+    return cache.folder() / f"{module}-{digest.hexdigest()[:16]}"
 
 
 def build(module: str) -> Path:
@@ -124,9 +113,7 @@ def build(module: str) -> Path:
     target = folder(module)
     if target.exists():
         return target
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with (target.parent / f"{module}.lock").open("w") as lock:
-        _lock(lock, module)
+    with cache.exclusive(module):
         if not target.exists():  # else another process built it meanwhile
             with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{module}-") as scratch:
                 built = Path(scratch) / "programs"
@@ -138,19 +125,13 @@ def build(module: str) -> Path:
     return target
 
 
-def _lock(lock: IO[str], module: str) -> None:
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        _say(f"another process builds {module}: waiting for it")
-        fcntl.flock(lock, fcntl.LOCK_EX)
-
-
 def _go_build(module: str, output: Path) -> None:
     go = shutil.which("go")
     if go is None:
-        raise UnavailableError("the test cluster is not built, and there is no Go to build it with (https://go.dev/dl)")
-    _say(f"building {', '.join(MODULES[module].programs)} with {go}: some minutes, once")
+        raise cache.UnavailableError(
+            "the test cluster is not built, and there is no Go to build it with (https://go.dev/dl)"
+        )
+    cache.say(f"building {', '.join(MODULES[module].programs)} with {go}: some minutes, once")
     begin = reported = time.monotonic()
     command = [go, "build", "-v", *_BUILD, "-o", f"{output}/", "tool"]
     if nice := shutil.which("nice"):
@@ -165,14 +146,14 @@ def _go_build(module: str, output: Path) -> None:
             lines.append(line)
             if time.monotonic() - reported > REPORT_EVERY_S:
                 reported = time.monotonic()
-                _say(f"{module}: {len(lines)} steps in {reported - begin:.0f} s, now {line.strip()}")
+                cache.say(f"{module}: {len(lines)} steps in {reported - begin:.0f} s, now {line.strip()}")
     if compiler.returncode:
         last_words = "".join(lines[-20:])
         unreachable = any(mark in last_words for mark in _NETWORK_ERRORS)
-        raise (UnavailableError if unreachable else RuntimeError)(
+        raise (cache.UnavailableError if unreachable else RuntimeError)(
             f"{' '.join(command)} in {GO_MODULES / module} failed:\n{last_words}"
         )
-    _say(f"built {module} in {time.monotonic() - begin:.0f} s")
+    cache.say(f"built {module} in {time.monotonic() - begin:.0f} s")
 
 
 def _copy_manifests(module: str, built: Path) -> None:
@@ -188,7 +169,3 @@ def _copy_manifests(module: str, built: Path) -> None:
         (built / folder_name).mkdir()
         for path in source.glob(pattern):
             shutil.copyfile(path, built / folder_name / path.name)  # without the mode: Go's module cache is read-only
-
-
-def _say(text: str) -> None:
-    print(f"test cluster: {text}", file=sys.stderr, flush=True)

@@ -6,8 +6,7 @@ import base64
 import ssl
 import urllib.error
 import urllib.request
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any
@@ -15,8 +14,7 @@ from typing import Any
 import yaml
 
 from tests.cluster.api import Object
-from tests.cluster.control_plane import START_TIMEOUT_S, ControlPlane
-from tests.cluster.process import Process
+from tests.cluster.control_plane import ControlPlane
 
 PATH = "/apis/admissionregistration.k8s.io/v1"
 PLURALS = {
@@ -45,22 +43,24 @@ def reached_by_url(path: Path, *, name: str, port: int, ca: Path, pods_with: str
     return found
 
 
-@contextmanager
-def registered(cluster: ControlPlane, configurations: list[Object], server: Process) -> Iterator[None]:
-    """The API server asks the webhooks for as long as the context lasts; without a server it would refuse all."""
-    urls = [webhook["clientConfig"]["url"] for configuration in configurations for webhook in configuration["webhooks"]]
-    server.await_ready(lambda: all(map(_is_served, urls)), timeout_s=START_TIMEOUT_S)
+def register(cluster: ControlPlane, configurations: Sequence[Object]) -> None:
+    """From now on the API server refuses what a webhook does not answer."""
     for configuration in configurations:
         cluster.api.apply(configuration)
-    try:
-        yield
-    finally:
-        for configuration in configurations:
-            cluster.api.delete(f"{PATH}/{PLURALS[configuration['kind']]}/{configuration['metadata']['name']}")
+
+
+def unregister(cluster: ControlPlane, configurations: Sequence[Object]) -> None:
+    for configuration in configurations:
+        cluster.api.delete(f"{PATH}/{PLURALS[configuration['kind']]}/{configuration['metadata']['name']}")
+
+
+def are_served(configurations: Sequence[Object]) -> bool:
+    """Whether all paths are known to the server: operators call themselves ready before they know them."""
+    all_webhooks = (webhook for configuration in configurations for webhook in configuration["webhooks"])
+    return all(_is_served(webhook["clientConfig"]["url"]) for webhook in all_webhooks)
 
 
 def _is_served(url: str) -> bool:
-    """Operators call themselves ready before they know all paths of their webhooks."""
     try:
         with urllib.request.urlopen(url, b"{}", timeout=5, context=ssl._create_unverified_context()):
             return True

@@ -1,0 +1,98 @@
+"""The operators beside the cluster do what they do anywhere: a job is accepted, its pods come, it ends."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from tests.cluster.api import ApiError, Object, is_condition_true
+from tests.cluster.control_plane import ControlPlane
+from tests.cluster.pods import pod_template
+
+
+def kubeflow_job(kind: str, field: str, /, *, replicas: dict[str, tuple[int, Object]], **spec: Any) -> Object:
+    specs = {
+        role: {"replicas": number, "restartPolicy": "Never", "template": template}
+        for role, (number, template) in replicas.items()
+    }
+    return {"apiVersion": "kubeflow.org/v1", "kind": kind, "metadata": {"name": "job"}, "spec": {field: specs, **spec}}
+
+
+def pytorch_job(**wishes: str) -> Object:
+    template = pod_template("pytorch", **wishes)
+    return kubeflow_job(
+        "PyTorchJob", "pytorchReplicaSpecs", replicas={"Master": (1, template), "Worker": (2, template)}
+    )
+
+
+def pod_phases(cluster: ControlPlane, namespace: str) -> dict[str, str]:
+    pods = cluster.api.list(f"/api/v1/namespaces/{namespace}/pods")
+    return {pod["metadata"]["name"]: pod["status"]["phase"] for pod in pods}
+
+
+def test_a_pytorch_job_succeeds(kubeflow: ControlPlane, namespace: str) -> None:
+    kubeflow.api.create(pytorch_job(), namespace=namespace)
+    path = f"/apis/kubeflow.org/v1/namespaces/{namespace}/pytorchjobs/job"
+    kubeflow.api.await_object(path, lambda job: is_condition_true(job, "Succeeded"))
+    assert set(pod_phases(kubeflow, namespace)) == {"job-master-0", "job-worker-0", "job-worker-1"}
+
+
+def test_a_pytorch_job_whose_pods_fail_fails(kubeflow: ControlPlane, namespace: str) -> None:
+    kubeflow.api.create(pytorch_job(outcome="failed"), namespace=namespace)
+    path = f"/apis/kubeflow.org/v1/namespaces/{namespace}/pytorchjobs/job"
+    kubeflow.api.await_object(path, lambda job: is_condition_true(job, "Failed"))
+
+
+def test_a_tensorflow_job_succeeds(kubeflow: ControlPlane, namespace: str) -> None:
+    ends, serves = pod_template("tensorflow"), pod_template("tensorflow", outcome="running")
+    replicas = {"Chief": (1, ends), "PS": (1, serves), "Worker": (2, ends)}
+    kubeflow.api.create(kubeflow_job("TFJob", "tfReplicaSpecs", replicas=replicas), namespace=namespace)
+    path = f"/apis/kubeflow.org/v1/namespaces/{namespace}/tfjobs/job"
+    kubeflow.api.await_object(path, lambda job: is_condition_true(job, "Succeeded"))
+    assert set(pod_phases(kubeflow, namespace)) == {"job-chief-0", "job-ps-0", "job-worker-0", "job-worker-1"}
+
+
+def test_an_mpi_job_succeeds_when_its_launcher_does(kubeflow: ControlPlane, namespace: str) -> None:
+    replicas = {"Launcher": (1, pod_template("mpi")), "Worker": (2, pod_template("mpi", outcome="running"))}
+    kubeflow.api.create(
+        kubeflow_job("MPIJob", "mpiReplicaSpecs", replicas=replicas, slotsPerWorker=2), namespace=namespace
+    )
+    path = f"/apis/kubeflow.org/v1/namespaces/{namespace}/mpijobs/job"
+    kubeflow.api.await_object(path, lambda job: is_condition_true(job, "Succeeded"))
+    phases = {"job-launcher": "Succeeded", "job-worker-0": "Running", "job-worker-1": "Running"}
+    assert pod_phases(kubeflow, namespace) == phases
+
+
+def test_kubeflow_refuses_a_job_without_its_container(kubeflow: ControlPlane, namespace: str) -> None:
+    job = kubeflow_job("PyTorchJob", "pytorchReplicaSpecs", replicas={"Master": (1, pod_template("another"))})
+    with pytest.raises(ApiError, match="at least one container with name pytorch") as refused:
+        kubeflow.api.create(job, namespace=namespace)
+    assert refused.value.status == 403
+
+
+def job_set(**wishes: str) -> Object:
+    job = {
+        "parallelism": 2,
+        "completions": 2,
+        "backoffLimit": 0,
+        "template": pod_template(restart_policy="Never", **wishes),
+    }
+    workers = {"name": "workers", "replicas": 1, "template": {"spec": job}}
+    spec = {"failurePolicy": {"maxRestarts": 1}, "replicatedJobs": [workers]}
+    return {"apiVersion": "jobset.x-k8s.io/v1alpha2", "kind": "JobSet", "metadata": {"name": "set"}, "spec": spec}
+
+
+def test_a_job_set_gets_its_defaults_and_completes(jobset: ControlPlane, namespace: str) -> None:
+    created = jobset.api.create(job_set(), namespace=namespace)
+    assert created["spec"]["replicatedJobs"][0]["template"]["spec"]["completionMode"] == "Indexed"
+    path = f"/apis/jobset.x-k8s.io/v1alpha2/namespaces/{namespace}/jobsets/set"
+    jobset.api.await_object(path, lambda item: is_condition_true(item, "Completed"))
+    assert {name.rpartition("-")[0] for name in pod_phases(jobset, namespace)} == {"set-workers-0-0", "set-workers-0-1"}
+
+
+def test_a_job_set_restarts_before_it_fails(jobset: ControlPlane, namespace: str) -> None:
+    jobset.api.create(job_set(outcome="failed"), namespace=namespace)
+    path = f"/apis/jobset.x-k8s.io/v1alpha2/namespaces/{namespace}/jobsets/set"
+    failed = jobset.api.await_object(path, lambda item: is_condition_true(item, "Failed"))
+    assert failed["status"]["restarts"] == 1
