@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from datetime import datetime
 from typing import Final
 
 import msgspec
 
-from propfan.pluginmachinery.contexts import TaskContext
-from propfan.pluginmachinery.loglinks import LogInput
+from propfan._speedups import links
+from propfan.pluginmachinery.contexts import PluginContext, TaskContext
+from propfan.pluginmachinery.loglinks import LinkPlan, LogInput
+from propfan.pluginmachinery.names import dns1123_subdomain
 from propfan.pluginmachinery.phases import LinkType, PhaseInfo, TaskLog
+
+_TIMES: Final = 0b1111 << links.START_TIME
+"""The slots that hold times, as bits."""
 
 EDITOR_READY: Final = "Vscode server is ready"
 EDITOR_NOT_READY: Final = "Vscode server is not ready"
@@ -30,6 +37,33 @@ def log_input(
         extra_template_vars=variables,
         enable_vscode=enable_vscode,
     )
+
+
+def links_of_pods(
+    plan: LinkPlan, ctx: PluginContext, created_at: datetime | None, container: str, pods: Iterable[tuple[str, str]]
+) -> tuple[TaskLog, ...]:
+    """The links of the pods of a job, of which nothing but their names is known; their times are those of the job.
+
+    Args:
+        created_at: When the job was made.
+        container: Its name in each of the pods.
+        pods: Name of each, and of its log.
+    """
+    values = [""] * links.COUNT
+    values[links.NAMESPACE] = ctx.metadata.namespace
+    values[links.CONTAINER_NAME] = container
+    links.add_identity(values, plan.used, ctx.metadata.task_execution_id, dns1123_subdomain)
+    if plan.used & _TIMES:
+        values[links.START_TIME] = links.rfc3339(created_at)
+        values[links.FINISH_TIME] = links.rfc3339(ctx.now)
+        values[links.UNIX_START_TIME] = str(links.unix_seconds(created_at))
+        values[links.UNIX_FINISH_TIME] = str(links.unix_seconds(ctx.now))
+    found: list[TaskLog] = []
+    for pod_name, log_name in pods:
+        values[links.POD_NAME] = pod_name
+        values[links.LOG_NAME] = log_name
+        found += plan.render_values(values)
+    return tuple(found)
 
 
 def flagged(logs: tuple[TaskLog, ...], *, ready: bool) -> tuple[TaskLog, ...]:

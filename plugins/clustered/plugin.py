@@ -9,13 +9,12 @@ from typing import Final
 import msgspec
 from flyteidl2.plugins.clustered_pb2 import ClusteredTaskSpec, ClusterFailurePolicy
 
-from propfan._speedups.links import rfc3339, unix_seconds
 from propfan.pluginmachinery import phases
 from propfan.pluginmachinery.contexts import PluginContext, TaskContext, TaskExecutionMetadata
 from propfan.pluginmachinery.entries import KubernetesPluginEntry, SetupContext
 from propfan.pluginmachinery.kubernetes_plugin import ObjectMeta, ObservedObject, Properties, RenderedObject
-from propfan.pluginmachinery.loglinks import LogInput
 from propfan.pluginmachinery.operators.custom import CustomError, message_of
+from propfan.pluginmachinery.operators.job_links import links_of_pods
 from propfan.pluginmachinery.operators.job_objects import decode, pod_spec_builder
 from propfan.pluginmachinery.operators.job_pods import list_pods, log_contexts, phase_of, without_pending
 from propfan.pluginmachinery.phases import ErrorKind, LogContext, Phase, PhaseInfo, TaskInfo, TaskLog
@@ -109,23 +108,12 @@ class ClusteredPlugin:
     def _links(
         self, ctx: PluginContext, job_set: JobSet, metadata: ObjectMeta, ranks: Mapping[str, ObservedPod]
     ) -> tuple[TaskLog, ...]:
-        plan = self._phases.plan(ctx)
-        created = metadata.creation_timestamp
-        given = LogInput(
-            namespace=ctx.metadata.namespace,
-            container_name=_primary(metadata),
-            pod_rfc3339_start_time=rfc3339(created),
-            pod_rfc3339_finish_time=rfc3339(ctx.now),
-            pod_unix_start_time=unix_seconds(created),
-            pod_unix_finish_time=unix_seconds(ctx.now),
-            task_execution_id=ctx.metadata.task_execution_id,
-        )
-        links: list[TaskLog] = []
+        pods = []
         for rank in range(job_set.ranks):
             pod = ranks.get(str(rank)) if self._config.exact_pod_names else None
             name = f"{_pod_prefix(metadata)}{rank}" if pod is None else pod.metadata.name
-            links += plan.render(msgspec.structs.replace(given, pod_name=name, log_name=f"rank-{rank}"))
-        return tuple(links)
+            pods.append((name, f"rank-{rank}"))
+        return links_of_pods(self._phases.plan(ctx), ctx, metadata.creation_timestamp, _primary(metadata), pods)
 
     def _log_context(self, pods: Sequence[ObservedPod], metadata: ObjectMeta) -> LogContext | None:
         """The pods that have started; ``None`` when there are none."""

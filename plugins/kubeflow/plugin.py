@@ -9,17 +9,16 @@ from typing import ClassVar, Final
 
 import msgspec
 
-from propfan._speedups.links import rfc3339, unix_seconds
 from propfan.pluginmachinery import phases
 from propfan.pluginmachinery.config import Duration
 from propfan.pluginmachinery.contexts import PluginContext, TaskContext, TaskExecutionMetadata
 from propfan.pluginmachinery.entries import SetupContext
 from propfan.pluginmachinery.errors import PermanentError
 from propfan.pluginmachinery.kubernetes_plugin import Kind, ObjectMeta, ObservedObject, Properties, RenderedObject
-from propfan.pluginmachinery.loglinks import LogInput
+from propfan.pluginmachinery.operators.job_links import links_of_pods
 from propfan.pluginmachinery.operators.job_objects import decode, pod_spec_builder
 from propfan.pluginmachinery.operators.job_pods import list_pods, log_contexts, phase_of, without_pending
-from propfan.pluginmachinery.phases import LogContext, PhaseInfo, TaskInfo, TaskLog
+from propfan.pluginmachinery.phases import LogContext, PhaseInfo, TaskInfo
 from propfan.pluginmachinery.podphase import ObservedPod, PodPhases
 from propfan.pluginmachinery.podspec.build import PodTask
 from propfan.pluginmachinery.podspec.plan import Plans
@@ -94,7 +93,13 @@ class KubeflowPlugin(ABC):
         pods = [pod for pod in await list_pods(ctx) if pod.metadata.name.startswith(f"{name}-")]
         info = TaskInfo(
             occurred_at=ctx.now,
-            logs=self._links(ctx, job, resource.metadata),
+            logs=links_of_pods(
+                self._phases.plan(ctx),
+                ctx,
+                resource.metadata.creation_timestamp,
+                self.framework,
+                ((f"{name}-{pod}", log) for pod, log in self.logged_pods(job)),
+            ),
             log_context=self._log_context(name, pods),
             custom_info=status.as_json(),
         )
@@ -130,24 +135,6 @@ class KubeflowPlugin(ABC):
             problem = f"kubeflow operator hasn't updated the {self.framework} custom resource since creation time"
             raise PermanentError("", f"{problem} {jobs.go_time(created)}")
         return created + self._timeout + _MOMENT
-
-    def _links(self, ctx: PluginContext, job: Job, metadata: ObjectMeta) -> tuple[TaskLog, ...]:
-        plan = self._phases.plan(ctx)
-        created = metadata.creation_timestamp
-        given = LogInput(
-            namespace=ctx.metadata.namespace,
-            container_name=self.framework,
-            pod_rfc3339_start_time=rfc3339(created),
-            pod_rfc3339_finish_time=rfc3339(ctx.now),
-            pod_unix_start_time=unix_seconds(created),
-            pod_unix_finish_time=unix_seconds(ctx.now),
-            task_execution_id=ctx.metadata.task_execution_id,
-        )
-        links: list[TaskLog] = []
-        for pod, log in self.logged_pods(job):
-            of_pod = msgspec.structs.replace(given, pod_name=f"{metadata.name}-{pod}", log_name=log)
-            links += plan.render(of_pod)
-        return tuple(links)
 
     def _log_context(self, name: str, pods: Sequence[ObservedPod]) -> LogContext | None:
         """The pods that have started; ``None`` when there are none."""
