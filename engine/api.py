@@ -141,8 +141,8 @@ class Engine:
             garbage = GarbageCollector(cluster, config, self._clock, before_delete=self._forget)
             tasks = await stack.enter_async_context(anyio.create_task_group())
             stack.callback(tasks.cancel_scope.cancel)
-            tasks.start_soon(parts.pod_templates.watcher.run)
-            await parts.pod_templates.watcher.is_synced.wait()
+            tasks.start_soon(parts.pod_templates.run)
+            await parts.pod_templates.synced()
             tasks.start_soon(self._reconciler.run)
             tasks.start_soon(garbage.run)
             if config.data_dir is not None and isinstance(cluster, EmbeddedCluster) and self._given_cluster is None:

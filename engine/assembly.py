@@ -67,7 +67,7 @@ def lay(
     logs = decode_config(LogsConfig, config.plugins.get("logs"), "plugins.logs")
     root = store_root(config)
     secrets = FileEnvSecrets(os.environ)
-    pod_templates = WatchedPodTemplates(cluster, config.namespace)
+    pod_templates = WatchedPodTemplates(cluster, config.namespace, config.namespaces)
     registry = registry or installed_plugins(config)
     setup = SetupContext(k8s, logs, secrets, pod_templates, config.plugins, dict(os.environ))
     for problem in registry.load(setup):
@@ -91,12 +91,14 @@ def reconciler(
     on_final: Callable[[LiveTask], None],
     shards: frozenset[int] | None = None,
     may_act: Callable[[], bool] = lambda: True,
+    rounds: Callable[..., Rounds] = Rounds,
 ) -> Reconciler:
     """A reconciler that has not seen any task yet.
 
     Args:
         cluster: As this reconciler may use it; the foundation's own, perhaps behind a fence.
         shards, may_act: See ``Reconciler``.
+        rounds: Makes them from what ``Rounds`` is made of.
     """
     config, clock = foundation.config, foundation.clock
     ports = Ports(
@@ -107,14 +109,14 @@ def reconciler(
         config.default_service_account,
         config.sharding.shards if shards is not None else 0,
     )
-    rounds = Rounds(foundation.registry, ports, cache, config, foundation.k8s, clock)
+    made = rounds(foundation.registry, ports, cache, config, foundation.k8s, clock)
     return Reconciler(
         cluster,
-        rounds,
+        made,
         sink,
         config,
         clock,
-        watched=_watched(foundation.registry),
+        watched=watched(foundation.registry),
         on_final=on_final,
         shards=shards,
         may_act=may_act,
@@ -147,7 +149,8 @@ def store_root(config: EngineConfig) -> str:
     return f"file://{folder}"  # not as_uri(): stores and the SDK take names as they are, without percent signs
 
 
-def _watched(registry: Registry) -> frozenset[Kind]:
+def watched(registry: Registry) -> frozenset[Kind]:
+    """Kinds of the objects that tasks run as."""
     return frozenset(
         loaded.entry.watched
         for loaded in registry.plugins

@@ -18,6 +18,9 @@ from propfan.pluginmachinery.taskaction import COMPLETED_TIME_FORMAT, COMPLETED_
 
 logger = structlog.get_logger(__name__)
 
+_TURN_S: Final = 10.0
+"""How often an engine that may not sweep asks again."""
+
 
 class GarbageCollector:
     """Sweeps at the start and then at every interval; an interval of 0 never sweeps.
@@ -27,6 +30,7 @@ class GarbageCollector:
     Args:
         before_delete: Called with each task that is about to be deleted. It may be called again, for a
             deletion can fail.
+        may_sweep: Asked each time; of several engines one does it.
     """
 
     def __init__(
@@ -36,16 +40,22 @@ class GarbageCollector:
         clock: Clock,
         *,
         before_delete: Callable[[ObjectMeta], Awaitable[None]],
+        may_sweep: Callable[[], bool] = lambda: True,
     ) -> None:
         self._cluster: Final = cluster
         self._interval_s: Final = config.gc_interval_s
         self._ttl: Final = timedelta(seconds=config.gc_ttl_s)
         self._clock: Final = clock
         self._before_delete: Final = before_delete
+        self._may_sweep: Final = may_sweep
+        self._namespaces: Final = config.namespaces or ("",)
 
     async def run(self) -> None:
         """Works until cancelled."""
         while self._interval_s > 0:
+            if not self._may_sweep():
+                await anyio.sleep(min(self._interval_s, _TURN_S))
+                continue
             try:
                 await self.sweep()
             except ApiError as error:
@@ -59,11 +69,17 @@ class GarbageCollector:
             ApiError: the tasks can not be listed.
         """
         oldest = (self._clock.now() - self._ttl).strftime(COMPLETED_TIME_FORMAT)
+        return sum([await self._sweep(namespace, oldest) for namespace in self._namespaces])
+
+    async def _sweep(self, namespace: str, oldest: str) -> int:
         deleted = 0
         token = ""
         while True:
             page = await self._cluster.list(
-                TASK_ACTION, labels={TERMINATION_STATUS_LABEL: "terminated"}, continue_token=token
+                TASK_ACTION,
+                namespace=namespace,
+                labels={TERMINATION_STATUS_LABEL: "terminated"},
+                continue_token=token,
             )
             for seen in page.items:
                 if self._is_due(seen, oldest) and await self._delete(seen.metadata):

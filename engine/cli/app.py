@@ -33,6 +33,7 @@ click.rich_click.MAX_WIDTH = 100
 
 _COMMANDS: Final = {
     "run": "propfan.engine.cli.run",
+    "serve": "propfan.engine.cli.serve",
     "get": "propfan.engine.cli.inspect",
     "logs": "propfan.engine.cli.inspect",
     "explain": "propfan.engine.cli.inspect",

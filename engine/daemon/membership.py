@@ -62,6 +62,7 @@ class Membership:
         patience_s: Given to ``work`` to let shards go.
 
     Attributes:
+        has_joined: Others know of this replica, and it may act.
         owned: The shards that this replica has.
         identity: Its own, never used again.
     """
@@ -94,7 +95,7 @@ class Membership:
         self._leases: Final[dict[str, SeenLease]] = {}
         self._absent: Final[dict[str, float]] = {}
         """Holders of shards that have no lease, and since when that is known."""
-        self._has_joined = False
+        self.has_joined = False
         self._is_leaving = False
         self._news = anyio.Event()
         self._moving: Final = anyio.Lock()
@@ -122,7 +123,7 @@ class Membership:
 
     async def leave(self, patience_s: float) -> None:
         """Gives everything up, so that others go on at once. ``run`` must go on meanwhile."""
-        if not self._has_joined:
+        if not self.has_joined:
             return
         self._is_leaving = True
         try:
@@ -215,7 +216,7 @@ class Membership:
         return self._names.member(self.identity)
 
     async def _join(self) -> None:
-        while not self._has_joined:
+        while not self.has_joined:
             if others := self._others_count():
                 logger.error(
                     "replicas with another number of shards are alive: stop them, or give all the same sharding.shards",
@@ -235,7 +236,7 @@ class Membership:
                 await anyio.sleep(max(error.retry_after_s, self._duration_s * _RETRY))
                 continue
             self._fence.begin(sent_s + self._duration_s * FENCE_AT)
-            self._has_joined = True
+            self.has_joined = True
             logger.info("joined", identity=self.identity, members=self.members)
 
     async def _announce(self) -> float:

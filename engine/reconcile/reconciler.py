@@ -132,6 +132,20 @@ class Reconciler:
         return self._live
 
     @property
+    def is_listed(self) -> bool:
+        """Whether all tasks are known that there were when it began, or was given shards."""
+        return self._are_actions_listed or (self._shards is not None and not self._shards)
+
+    @property
+    def queue_depth(self) -> int:
+        """Tasks that wait for a worker."""
+        return len(self._queue)
+
+    @property
+    def busy_workers(self) -> int:
+        return sum(worker.live is not None for worker in self._workers)
+
+    @property
     def sink_problem(self) -> str:
         """Why events can not be delivered at the moment; empty when they can."""
         return self._publisher.sink_problem

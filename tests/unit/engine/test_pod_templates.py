@@ -23,7 +23,7 @@ class Templates:
         """Works the script off."""
         with anyio.fail_after(10):
             async with anyio.create_task_group() as tasks:
-                tasks.start_soon(self.store.watcher.run)
+                tasks.start_soon(self.store.run)
                 await self.cluster.used_up.wait()
                 tasks.cancel_scope.cancel()
         return self.store
@@ -40,7 +40,8 @@ def says(found: Mapping[str, Any] | None) -> str | None:
 @pytest.mark.anyio
 async def test_templates_are_known_after_the_list() -> None:
     store = await Templates(Page([template("a", 1, "first")])).follow()
-    assert store.watcher.is_synced.is_set()
+    with anyio.fail_after(1):
+        await store.synced()
     assert says(store.get("ns", "a")) == "first"
     assert store.get("ns", "b") is None
 
