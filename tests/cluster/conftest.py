@@ -68,3 +68,4 @@ def operator_fixture(name: str) -> Any:
 kubeflow = operator_fixture("kubeflow")
 jobset = operator_fixture("jobset")
 ray = operator_fixture("ray")
+spark = operator_fixture("spark")

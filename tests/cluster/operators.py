@@ -1,7 +1,7 @@
 """The real operators of other projects, as processes beside a test cluster.
 
 Their CustomResourceDefinitions come from the Go modules that they are built from. Each runs with its admission
-webhooks, which are reached on loopback. An operator that talks to what a pod would serve finds nobody there.
+webhooks, which are reached on loopback.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Final
 
 import yaml
 
-from tests.cluster import ports, programs, webhooks
+from tests.cluster import cache, environments, ports, programs, ray_dashboard, webhooks
 from tests.cluster.api import Object
 from tests.cluster.certificates import Authority, KeyPair, write_key
 from tests.cluster.control_plane import START_TIMEOUT_S, ControlPlane, is_healthy
@@ -27,6 +27,9 @@ CRDS: Final[Mapping[str, str]] = MappingProxyType(
     {"kubeflow": "training-operator", "jobset": "jobset", "ray": "ray-operator", "spark": "spark-operator"}
 )
 """For each family of kinds the Go module that they come from."""
+
+PYSPARK: Final = "pyspark==4.0.4"
+"""The Spark that this version of the operator is shipped with."""
 
 KUBEFLOW_MOUNT: Final = Path("/tmp/k8s-webhook-server/serving-certs/tls.crt")
 """The training operator waits for this file, which a kubelet would mount, and never reads it: it may be empty."""
@@ -39,6 +42,8 @@ def prepare(name: str) -> None:
         UnavailableError: it can not be built here.
     """
     programs.build(CRDS[name])
+    if name == "spark":
+        spark_home()
 
 
 def install_crds(cluster: ControlPlane, name: str) -> None:
@@ -169,24 +174,88 @@ def _kubeflow(cluster: ControlPlane, folder: Path) -> AbstractContextManager[Non
     )
 
 
-def _ray(cluster: ControlPlane, folder: Path) -> AbstractContextManager[None]:
+@contextmanager
+def _ray(cluster: ControlPlane, folder: Path) -> Iterator[None]:
     health_port = ports.free_port()
-    return _running(
-        cluster,
-        "ray-operator",
-        [
-            programs.program("ray-operator"),
-            "--metrics-addr=0",
-            f"--health-probe-bind-address=127.0.0.1:{health_port}",
-            "--enable-leader-election=false",
-            "--qps=500",
-            "--burst=1000",
-        ],
-        health_port=health_port,
-        environment=_environment(cluster, folder),
+    command = [
+        str(programs.program("ray-operator")),
+        "--metrics-addr=0",
+        f"--health-probe-bind-address=127.0.0.1:{health_port}",
+        "--enable-leader-election=false",
+        "--qps=500",
+        "--burst=1000",
+    ]
+    with ray_dashboard.dashboards(cluster.api) as proxy:
+        environment = _environment(cluster, folder) | {"HTTP_PROXY": proxy}
+        with _running(cluster, "ray-operator", command, health_port=health_port, environment=environment):
+            yield
+
+
+@contextmanager
+def _spark(cluster: ControlPlane, folder: Path) -> Iterator[None]:
+    """Two processes: the webhooks, and the controller, which runs ``spark-submit`` of the real Spark."""
+    health_port, webhooks_health_port, port = ports.free_port(), ports.free_port(), ports.free_port()
+    namespace, secret = "spark-operator", "spark-operator-webhook-certs"
+    serving = cluster.authority.server("spark-operator")
+    files = {"ca.crt": cluster.ca, "tls.crt": serving.certificate, "tls.key": serving.key}
+    cluster.api.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": namespace}})
+    cluster.api.apply(webhooks.secret(secret, namespace, files))
+    host, _, api_port = cluster.url.removeprefix("https://").partition(":")
+    environment = _environment(cluster, folder) | {
+        "SPARK_HOME": str(spark_home()),
+        "KUBERNETES_SERVICE_HOST": host,
+        "KUBERNETES_SERVICE_PORT": api_port,
+    }
+    program = str(programs.program("spark-operator"))
+    shared = ["--kube-api-qps=500", "--kube-api-burst=1000", "--namespaces=", "--metrics-bind-address=0"]
+    answers = [
+        *(program, "webhook", "start", *shared),
+        f"--health-probe-bind-address=127.0.0.1:{webhooks_health_port}",
+        "--enable-cert-manager",  # it takes the certificates that it finds
+        f"--webhook-secret-name={secret}",
+        f"--webhook-secret-namespace={namespace}",
+        f"--webhook-cert-dir={folder}",
+        f"--webhook-port={port}",
+    ]
+    admission = webhooks.reached_by_url(
+        programs.build("spark-operator") / "webhooks" / "manifests.yaml",
+        name="spark-operator-webhook",
+        port=port,
+        ca=cluster.ca,
+        pods_with="sparkoperator.k8s.io/launched-by-spark-operator",
     )
+    controls = [
+        *(program, "controller", "start", *shared),
+        f"--health-probe-bind-address=127.0.0.1:{health_port}",
+    ]
+    with (
+        _running(
+            cluster,
+            "spark-operator-webhook",
+            answers,
+            health_port=webhooks_health_port,
+            admission=admission,
+            environment=environment,
+        ),
+        _running(cluster, "spark-operator", controls, health_port=health_port, environment=environment),
+    ):
+        yield
+
+
+def spark_home() -> Path:
+    """Where Spark is, whose ``spark-submit`` needs Java.
+
+    Raises:
+        UnavailableError: it is not there and can not be installed.
+    """
+    if shutil.which("java") is None:
+        raise cache.UnavailableError(
+            "spark-submit needs Java 17 or later (on Debian and Ubuntu: openjdk-17-jre-headless)"
+        )
+    (found,) = environments.environment("pyspark", PYSPARK).glob("lib/python*/site-packages/pyspark")
+    return found
 
 
 OPERATORS: Final[Mapping[str, Callable[[ControlPlane, Path], AbstractContextManager[None]]]] = MappingProxyType(
-    {"kubeflow": _kubeflow, "jobset": _jobset, "ray": _ray}
+    {"kubeflow": _kubeflow, "jobset": _jobset, "ray": _ray, "spark": _spark}
 )
