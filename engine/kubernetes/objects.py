@@ -25,13 +25,15 @@ class _Loose(msgspec.Struct):
 
 
 class _ListMeta(msgspec.Struct, rename="camel"):
-    resource_version: str = ""
+    resource_version: str
     continue_: str = msgspec.field(default="", name="continue")
 
 
 class _List(msgspec.Struct):
+    """Both members are required: what is no list must not be taken for an empty one."""
+
     metadata: _ListMeta
-    items: Sequence[msgspec.Raw] | None = None
+    items: Sequence[msgspec.Raw] | None
 
 
 class _SentMeta(msgspec.Struct, frozen=True):

@@ -188,9 +188,9 @@ class Transport:
             ApiError: the server refused, or did not answer.
         """
         with self.failures(request):
-            # What is silent for ever is found by keepalive.
             times = aiohttp.ClientTimeout(total=limit_s, sock_connect=CONNECT_TIMEOUT_S)
-            return Stream(self, request, await self._send(request, times))
+            with anyio.fail_after(self._config.request_timeout_s):  # its beginning is not long in coming
+                return Stream(self, request, await self._send(request, times))
 
     @contextmanager
     def failures(self, request: Request) -> Iterator[None]:
@@ -319,7 +319,7 @@ class Transport:
     def _session(self, access: Access) -> aiohttp.ClientSession:
         connector = aiohttp.TCPConnector(
             limit=0,  # the lanes are the limit, watches come on top
-            ssl=_context(access.tls),
+            ssl=not access.server.startswith("https:") or _context(access.tls),
             keepalive_timeout=IDLE_S,
             socket_factory=_socket,
         )

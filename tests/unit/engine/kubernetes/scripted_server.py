@@ -34,11 +34,14 @@ Answer = bytes | Callable[[SocketStream], Awaitable[None]]
 
 
 class ScriptedServer:
-    """Gives the answers in turn; the last one again and again."""
+    """Gives the answers in turn, the last one again and again; or what ``decide`` says to a request."""
 
     def __init__(self, url: str) -> None:
         self.url = url
         self.answers: deque[Answer] = deque()
+        self.decide: Callable[[Asked], Answer] = lambda _: (
+            self.answers.popleft() if len(self.answers) > 1 else self.answers[0]
+        )
         self.asked: list[Asked] = []
         self.connections = 0
 
@@ -52,7 +55,7 @@ class ScriptedServer:
             try:
                 while True:
                     self.asked.append(await self._request(reader))
-                    answer = self.answers.popleft() if len(self.answers) > 1 else self.answers[0]
+                    answer = self.decide(self.asked[-1])
                     if not isinstance(answer, bytes):
                         await answer(connection)
                         return
