@@ -173,6 +173,9 @@ def offers(modules: Sequence[str] = (), *, entry_points: bool = True) -> Offers:
     ]
     for module in modules:
         where = module if ":" in module else f"{module}:{MODULE_ATTRIBUTE}"
+        if not all(part.isidentifier() for part in where.replace(":", ".").split(".")):
+            refused.append(ConnectorError(module, "import", "is no 'package.module' or 'package.module:attribute'"))
+            continue
         sources.append((module, where, metadata.EntryPoint(module, where, ENTRY_POINT_GROUP)))
     for origin, where, point in sources:
         try:

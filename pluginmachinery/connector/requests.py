@@ -21,6 +21,12 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+IDEMPOTENCY_ANNOTATION: Final = "propfan.dev/idempotency-key"
+"""Of ``task_execution_metadata``: names one launch, where the caller tells launches of an attempt apart.
+
+propfan's engine does: it launches an attempt again when it had to give up the first job.
+"""
+
 _NOT_IN_NAMES: Final = re.compile(r"[^a-z0-9]+")
 _DIGEST_CHARS: Final = 16
 _MIN_NAME_CHARS: Final = _DIGEST_CHARS + 1
@@ -80,7 +86,7 @@ class TaskRequest(msgspec.Struct, frozen=True):
             ) from None
 
     def unique_name(self, max_length: int = 63, prefix: str = "") -> str:
-        """A name for the attempt's job that is the same in every call for it, and no other's.
+        """A name for the attempt's job that is the same in every call that starts it, and no other's.
 
         With it ``create`` finds the job that an earlier call started. Of ``a-z0-9-``, begins with a letter
         unless ``prefix`` says otherwise, and ends with a digest of all that identifies the attempt.
@@ -98,7 +104,7 @@ class TaskRequest(msgspec.Struct, frozen=True):
             raise ConfigError("max_length", f"must be at least {_MIN_NAME_CHARS} and the prefix, is {max_length}")
         readable, identity = self._identity()
         digest = hashlib.sha256("\0".join(identity).encode()).hexdigest()[:_DIGEST_CHARS]
-        words = _NOT_IN_NAMES.sub("-", readable.lower()).strip("-")[: room - _MIN_NAME_CHARS - 1].strip("-")
+        words = _NOT_IN_NAMES.sub("-", readable.lower()).strip("-")[: room - _MIN_NAME_CHARS].strip("-")
         name = f"{words}-{digest}" if words else f"j{digest}"
         if not prefix and not name[0].isalpha():
             name = f"j{digest}"
@@ -110,7 +116,8 @@ class TaskRequest(msgspec.Struct, frozen=True):
             id_ = self.metadata.task_execution_id
             run = id_.node_execution_id.execution_id
             attempt = str(id_.retry_attempt)
-            parts = (run.org, run.project, run.domain, run.name, id_.node_execution_id.node_id, attempt)
+            launch = self.metadata.annotations.get(IDEMPOTENCY_ANNOTATION, "")
+            parts = (run.org, run.project, run.domain, run.name, id_.node_execution_id.node_id, attempt, launch)
             if run.name and id_.node_execution_id.node_id:
                 return f"{run.name}-{id_.node_execution_id.node_id}-{attempt}", parts
         if self.output_prefix:

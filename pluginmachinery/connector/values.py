@@ -33,7 +33,8 @@ from propfan._speedups import structs
 from propfan.pluginmachinery.errors import BadTaskSpecificationError, PermanentError
 from propfan.pluginmachinery.literals import MSGPACK_TAG
 
-_MAX_DEPTH: Final = 64
+_MAX_DEPTH: Final = 40
+"""Of lists in lists. Protobuf reads 100 levels of messages; a list takes two, and there is more around it."""
 _INT64: Final = range(-(2**63), 2**63)
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _SIMPLE: Final = types_pb2.SimpleType
