@@ -64,6 +64,20 @@ class TaskCache(Protocol):
         """Offers the task's outputs to others; the resulting cache status. A cache at fault fails no task."""
         ...
 
+    async def hold(
+        self, action: TaskAction, template: tasks_pb2.TaskTemplate, inputs: InputReader, *, owner: str
+    ) -> None:
+        """Keeps what ``owner`` has reserved before this engine began to drive it.
+
+        Raises:
+            StorageError, DecodeError, TaskError: the key is not known.
+        """
+        ...
+
+    def let_go(self, *, owner: str) -> None:
+        """Another engine keeps the reservations of ``owner`` from now on."""
+        ...
+
     async def release(self, *, owner: str) -> None:
         """Gives up every reservation of ``owner``."""
         ...
@@ -151,6 +165,14 @@ class StoreCache:
             logger.warning("outputs are not cached", task=task, error=str(error))
             return CACHE_PUT_FAILURE
         return CACHE_POPULATED
+
+    async def hold(
+        self, action: TaskAction, template: tasks_pb2.TaskTemplate, inputs: InputReader, *, owner: str
+    ) -> None:
+        self._reserve(await cache_key(action, template, inputs), owner)
+
+    def let_go(self, *, owner: str) -> None:
+        self._give_up(owner)
 
     async def release(self, *, owner: str) -> None:
         self._give_up(owner)

@@ -11,7 +11,7 @@ from __future__ import annotations
 import socket
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, nullcontext
 from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
 
@@ -137,7 +137,7 @@ class Daemon:
             term = _Term(
                 parts=parts,
                 sink=MeteredSink(LoggedSink(sink), self._metrics),
-                cache=await stack.enter_async_context(self._cache(parts)),
+                cache=await stack.enter_async_context(self._caches(parts)),
                 lease_namespace=lease_namespace,
                 rounds=seen(self._metrics, tracer),
             )
@@ -165,20 +165,41 @@ class Daemon:
             )
 
     @asynccontextmanager
-    async def _cache(self, parts: Foundation) -> AsyncIterator[TaskCache]:
-        yield assembly.own_cache(parts)
+    async def _caches(self, parts: Foundation) -> AsyncIterator[Callable[[], AbstractAsyncContextManager[TaskCache]]]:
+        """Makes the cache of a term; its reservations are not kept beyond that."""
+        config = self.config
+        flyte = config.flyte
+        if not flyte.cache_url:
+            yield lambda: nullcontext(assembly.own_cache(parts))
+            return
+        from propfan.engine.flyte.cache import FlyteCache
+        from propfan.engine.flyte.connect import ConnectClient
+
+        async with ConnectClient.open(flyte.cache_url, flyte.timeout_s, "flyte.cache-url") as client:
+            yield lambda: FlyteCache.open(
+                client,
+                parts.store,
+                self._clock,
+                organization=flyte.organization,
+                heartbeat_s=flyte.reservation_heartbeat_s,
+                limit_bytes=config.max_payload_bytes,
+            )
 
     # -- Terms -------------------------------------------------------------------------------------
 
     async def _serve_term(self, term: _Term) -> None:
         """From joining to leaving, or to the loss of the lease."""
+        async with term.cache() as cache:
+            await self._serve_with(cache, term)
+
+    async def _serve_with(self, cache: TaskCache, term: _Term) -> None:
         config, parts = self.config, term.parts
         fence = Fence()
         fenced = FencedCluster(parts.cluster, fence)
         reconciler = assembly.reconciler(
             parts,
             cluster=fenced,
-            cache=term.cache,
+            cache=cache,
             sink=FencedSink(term.sink, fence),
             on_final=lambda _: None,
             shards=frozenset(),
@@ -247,7 +268,7 @@ class _Term(msgspec.Struct, frozen=True):
 
     parts: Foundation
     sink: EventSink
-    cache: TaskCache
+    cache: Callable[[], AbstractAsyncContextManager[TaskCache]]
     lease_namespace: str
     rounds: Callable[..., Rounds]
 

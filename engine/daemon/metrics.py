@@ -36,7 +36,7 @@ class Metrics:
     """All instruments, in a registry of their own."""
 
     def __init__(self, host: str = "") -> None:
-        disable_created_metrics()
+        disable_created_metrics()  # type: ignore[no-untyped-call]
         self.registry: Final = CollectorRegistry()
         self.host = host
         ProcessCollector(registry=self.registry)

@@ -49,6 +49,7 @@ class LiveTask:
         shard: The one it belongs to; 0 where tasks are not spread over replicas.
         tried: Private part of a status whose write failed, for it may have been applied all the same.
         is_leaving: Another replica is to drive it: no round begins any more.
+        must_hold: It may have reserved its cache key before this engine began to drive it.
         is_unheard: The sink took events of others but not those of this task; they are sent again later.
         is_missing: A list did not show the TaskAction; only a live read can tell whether it is gone.
         is_dropped: The engine does not drive it any more.
@@ -56,7 +57,7 @@ class LiveTask:
 
     __slots__ = (
         "action", "failed_writes", "identity", "is_busy", "is_confirmed", "is_dropped", "is_leaving", "is_missing",
-        "is_publishing", "is_queued", "is_unheard", "is_writing", "job", "key", "loaded_version", "must_look", "object",
+        "is_publishing", "is_queued", "is_unheard", "is_writing", "job", "key", "loaded_version", "must_hold", "must_look", "object",
         "object_was_deleted", "persisted", "revision", "shard", "state", "tried", "unsent", "wake_at", "write_at",
         "written_at",
     )  # fmt: skip
@@ -85,6 +86,7 @@ class LiveTask:
         self.tried: bytes | None = None
         self.is_leaving = False
         self.is_unheard = False
+        self.must_hold = False
         self.is_missing = False
         self.is_dropped = False
         self.is_queued = False

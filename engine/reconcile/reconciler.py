@@ -50,6 +50,11 @@ logger = structlog.get_logger(__name__)
 
 _TIDYING: Final = frozenset({Stage.CLEANING, Stage.ENDING})
 
+_MIDWAY: Final = frozenset(
+    {Stage.LAUNCHING, Stage.WAITING_FOR_RESOURCES, Stage.ACTIVE, Stage.COLLECTING, Stage.CLEANING}
+)
+"""Stages in which a task may have a reservation of the cache."""
+
 _ROUNDS_A_TURN: Final = 32
 
 _CONFIRM_AGAIN_S: Final = 2.0
@@ -213,6 +218,7 @@ class Reconciler:
         """Another engine drives it now; unlike with one that is gone, what it holds stays."""
         live.is_leaving = True
         self._drop(live)
+        self._rounds.handed_over(live)
 
     def _shard_of(self, seen: ObservedObject) -> int:
         return sharding.shard_of_action(seen, self._shard_count) if self._shards is not None else 0
@@ -312,6 +318,8 @@ class Reconciler:
                 unreadable = Refused(ExecutionError(CORRUPTED_PLUGIN_STATE, str(error), ErrorKind.SYSTEM))
         live = LiveTask(key, seen, state, identity_of(seen, decoded), shard)
         live.unsent = unsent
+        if decoded is not None and state.stage in _MIDWAY:
+            live.must_hold = self._rounds.reserves(key, decoded)
         live.object = self._found.pop(key, None)
         self._live[key] = live
         self._rounds.taken_up(live)

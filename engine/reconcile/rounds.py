@@ -7,6 +7,7 @@ from collections import OrderedDict
 from datetime import datetime
 from typing import Final
 
+import anyio
 import structlog
 from flyteidl2.workflow import run_definition_pb2
 from google.protobuf.message import DecodeError as ProtobufDecodeError
@@ -16,9 +17,11 @@ from propfan.engine.clock import Clock
 from propfan.engine.cluster import TASK_ACTION
 from propfan.engine.config import EngineConfig
 from propfan.engine.reconcile import limits
+from propfan.engine.reconcile.cluster_runner import ClusterRunner
 from propfan.engine.reconcile.core_runner import CoreRunner
 from propfan.engine.reconcile.kubernetes_runner import KubernetesRunner
 from propfan.engine.reconcile.live_task import LiveTask, TaskKey, decode
+from propfan.engine.reconcile.shared_clusters import SharedClusters
 from propfan.engine.reconcile.task_context import Ports, RoundContext, TaskValues
 from propfan.engine.reconcile.web_runner import WebRunner
 from propfan.engine.task_cache import CacheAnswer, TaskCache
@@ -47,12 +50,18 @@ from propfan.engine.task_state import (
 from propfan.engine.web.jobs import Jobs, Poke
 from propfan.engine.web.quotas import Quotas
 from propfan.pluginmachinery.config import K8sConfig
-from propfan.pluginmachinery.entries import LoadedCorePlugin, LoadedKubernetesPlugin, LoadedWebPlugin
+from propfan.pluginmachinery.entries import (
+    LoadedClusterPlugin,
+    LoadedCorePlugin,
+    LoadedKubernetesPlugin,
+    LoadedWebPlugin,
+)
 from propfan.pluginmachinery.errors import (
     NON_RETRYABLE_CODES,
     ApiError,
     ConflictError,
     DecodeError,
+    ForbiddenError,
     NotFoundError,
     PermanentError,
     PluginError,
@@ -105,12 +114,13 @@ class Rounds:
         self._jobs: Final = Jobs(clock, config.plugin_timeout_s)
         self._quotas: Final = Quotas()
         self._runners: Final[dict[str, _Runner]] = {}
+        self._shared: Final[dict[str, SharedClusters]] = {}
         self._values: Final[OrderedDict[TaskKey, TaskValues]] = OrderedDict()
         self._limits: Final[dict[Limits, Limits]] = {}
         """One of each, for most tasks have the same."""
 
     async def run(self, poke: Poke) -> None:
-        """Looks at the jobs of external services until cancelled.
+        """Looks at the jobs of external services and at shared clusters until cancelled.
 
         Args:
             poke: Called with a task that has news: it needs a round.
@@ -118,11 +128,17 @@ class Rounds:
         for loaded in self._registry.plugins:
             if isinstance(loaded, LoadedWebPlugin):
                 self._runner_of(loaded.entry.id)
-        await self._jobs.run(poke)
+        async with anyio.create_task_group() as tasks:
+            for loaded in self._registry.plugins:
+                if isinstance(loaded, LoadedClusterPlugin):
+                    tasks.start_soon(self._shared_by(loaded).run, poke)
+            await self._jobs.run(poke)
 
     async def next_event(self, live: LiveTask, now: datetime) -> Event | None:
         """What happens to the task next; ``None`` when there is nothing to do but wait."""
         state = live.state
+        if live.must_hold:
+            await self._hold(live, now)
         demand = self._demanded(live)
         if demand is not None:
             return demand
@@ -159,7 +175,9 @@ class Rounds:
             return False
         if stage is Stage.CLEANING or stage is Stage.ENDING:
             return True
-        return isinstance(self._runners.get(live.state.plugin_id), WebRunner)
+        runner = self._runners.get(live.state.plugin_id)
+        is_due = stage is Stage.WAITING_FOR_RESOURCES and isinstance(runner, ClusterRunner)
+        return is_due or isinstance(runner, WebRunner)
 
     def _must_look(self, live: LiveTask, now: datetime) -> bool:
         if live.must_look:
@@ -228,9 +246,6 @@ class Rounds:
             return Rejected(Outcome.NO_PLUGIN, error.message)
         except PluginError as error:
             return Rejected(Outcome.NO_PLUGIN, str(error))
-        if not isinstance(loaded, LoadedKubernetesPlugin | LoadedCorePlugin | LoadedWebPlugin):
-            kind = type(loaded).__name__.removeprefix("Loaded")
-            return Rejected(Outcome.NO_PLUGIN, f"plugin '{loaded.entry.id}': this engine has no driver for a {kind}")
         meta = live.action.metadata
         if FINALIZER not in meta.finalizers:
             patch = {"metadata": {"finalizers": [*meta.finalizers, FINALIZER]}}
@@ -251,6 +266,16 @@ class Rounds:
                 return CacheBusy(owner, answer.retry_after_s)
             case _:
                 return CacheMissed()
+
+    async def _hold(self, live: LiveTask, now: datetime) -> None:
+        """Keeps a reservation over a restart. A key that can not be known now is tried again in the next round."""
+        try:
+            ctx = self._context(live, now)
+            await self._cache.hold(ctx.action, ctx.template, ctx.inputs, owner=str(live.key))
+        except (StorageError, DecodeError, TaskError) as error:
+            logger.warning("cache reservation is not kept", task=str(live.key), error=str(error))
+            return
+        live.must_hold = False
 
     async def _collect(self, live: LiveTask, now: datetime) -> Event:
         """What the attempt left decides: an ``error.pb`` over everything, also over exit code 0."""
@@ -334,6 +359,8 @@ class Rounds:
         match loaded:
             case LoadedKubernetesPlugin():
                 runner = KubernetesRunner(loaded, self._ports.cluster, self._k8s)
+            case LoadedClusterPlugin():
+                runner = ClusterRunner(loaded, self._ports.cluster, self._k8s, self._shared_by(loaded))
             case LoadedCorePlugin():
                 runner = CoreRunner(loaded, self._config.core_poll_s)
             case LoadedWebPlugin():
@@ -342,6 +369,19 @@ class Rounds:
                 raise PluginError(plugin_id, "id", "this task was started by a plugin that is not loaded any more")
         self._runners[plugin_id] = runner
         return runner
+
+    def _shared_by(self, loaded: LoadedClusterPlugin) -> SharedClusters:
+        clusters = self._shared.get(loaded.entry.id)
+        if clusters is None:
+            config = self._config
+            clusters = self._shared[loaded.entry.id] = SharedClusters(
+                loaded,
+                self._ports.cluster,
+                self._clock,
+                namespaces=config.namespaces,
+                sweep_s=config.cluster_sweep_s,
+            )
+        return clusters
 
     def object_name(self, live: LiveTask) -> str:
         """Of the present attempt's object; empty when the plugin has none."""
@@ -399,6 +439,19 @@ class Rounds:
         if runner is not None:
             runner.let_go(live)
 
+    def reserves(self, key: TaskKey, action: TaskAction) -> bool:
+        """Whether only one task at a time computes its outputs."""
+        try:
+            values = self._keep(key, TaskValues(action, max(action.status.attempts, 1), self._ports))
+            settings = values.template.metadata
+        except TaskError:
+            return False
+        return bool(settings.discoverable and settings.cache_serializable)
+
+    def handed_over(self, live: LiveTask) -> None:
+        """Another engine drives a task that was let go, and keeps its reservation."""
+        self._cache.let_go(owner=str(live.key))
+
     async def abandon(self, live: LiveTask) -> None:
         """Gives up what a task held that vanished before its end."""
         runner = self._web_runner(live)
@@ -454,6 +507,8 @@ def _event_of(error: Exception) -> Event:
     match error:
         case ConflictError():
             return Delayed(text, 0.05)
+        case ForbiddenError():  # a right that is missing, or an admission rule: nothing is wrong with the task
+            return Delayed(text, error.retry_after_s)
         case StorageError():
             return Delayed(text)
         case TransientError():

@@ -49,7 +49,7 @@ ITSELF = TaskError("", "again")
         (ThrottledError("Pod x", "slow", 8.0), Delayed("Pod x: slow", 8.0)),
         (UnavailableError("Pod x", "down"), Delayed("Pod x: down")),
         (ApiError("Pod x", "crashed"), Delayed("Pod x: crashed")),
-        (ForbiddenError("Pod x", "no"), Faulted("Forbidden", "Pod x: no")),
+        (ForbiddenError("Pod x", "no"), Delayed("Pod x: no")),
         (TaskError("Mine", "text"), Faulted("Mine", "text")),
         (TaskError("", "text"), Faulted("", "text")),
         (PermanentError("Mine", "text"), Faulted("Mine", "text", is_permanent=True)),
