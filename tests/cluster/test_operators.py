@@ -8,7 +8,7 @@ import pytest
 
 from tests.cluster.api import ApiError, Object, is_condition_true
 from tests.cluster.control_plane import ControlPlane
-from tests.cluster.pods import pod_template
+from tests.cluster.pods import asked, pod_template
 
 
 def kubeflow_job(kind: str, field: str, /, *, replicas: dict[str, tuple[int, Object]], **spec: Any) -> Object:
@@ -96,3 +96,39 @@ def test_a_job_set_restarts_before_it_fails(jobset: ControlPlane, namespace: str
     path = f"/apis/jobset.x-k8s.io/v1alpha2/namespaces/{namespace}/jobsets/set"
     failed = jobset.api.await_object(path, lambda item: is_condition_true(item, "Failed"))
     assert failed["status"]["restarts"] == 1
+
+
+def ray_job(**wishes: str) -> Object:
+    workers = {
+        "groupName": "workers",
+        "replicas": 2,
+        "minReplicas": 2,
+        "maxReplicas": 2,
+        "rayStartParams": {},
+        "template": pod_template("ray-worker"),
+    }
+    head = {"rayStartParams": {}, "template": pod_template("ray-head")}
+    ray_cluster = {"rayVersion": "2.46.0", "headGroupSpec": head, "workerGroupSpecs": [workers]}
+    return {
+        "apiVersion": "ray.io/v1",
+        "kind": "RayJob",
+        "metadata": {"name": "job", "annotations": asked(**wishes)},
+        "spec": {"entrypoint": "python job.py", "shutdownAfterJobFinishes": True, "rayClusterSpec": ray_cluster},
+    }
+
+
+@pytest.mark.parametrize(
+    ("outcome", "job_status", "deployment_status"),
+    [("succeeded", "SUCCEEDED", "Complete"), ("failed", "FAILED", "Failed")],
+)
+def test_a_ray_job_brings_its_cluster_up_ends_and_takes_it_down(
+    ray: ControlPlane, namespace: str, outcome: str, job_status: str, deployment_status: str
+) -> None:
+    ray.api.create(ray_job(outcome=outcome, message="as it was"), namespace=namespace)
+    path = f"/apis/ray.io/v1/namespaces/{namespace}/rayjobs/job"
+    ended = ray.api.await_object(
+        path, lambda job: job.get("status", {}).get("jobDeploymentStatus") == deployment_status, timeout_s=120
+    )
+    assert (ended["status"]["jobStatus"], ended["status"]["message"]) == (job_status, "as it was")
+    assert ended["status"]["rayClusterStatus"]["readyWorkerReplicas"] == 2
+    ray.api.await_objects(f"/apis/ray.io/v1/namespaces/{namespace}/rayclusters", lambda found: not found)
