@@ -1,25 +1,24 @@
 """Where the API server is and who we are there: from a kubeconfig, or from a pod's service account.
 
 The ``kubernetes`` package knows the formats: contexts, tokens and their files, client certificates,
-exec plugins, OIDC. It is imported when credentials are first made, for it takes half a second.
+identity providers. It is imported when credentials are first made, for it takes half a second.
 """
 
 from __future__ import annotations
 
 import hashlib
-import logging
 import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Final, Protocol
 from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
 
-import anyio
 import msgspec
 
+from propfan.engine.kubernetes import exec_plugin
 from propfan.engine.kubernetes.config import KubernetesConfig
 from propfan.pluginmachinery.errors import ConfigError
 
@@ -29,8 +28,8 @@ SERVICE_ACCOUNT: Final = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 FRESH_S: Final = 60.0
 """Age from which files are read again. Kubernetes renews mounted tokens long before they expire."""
 
-PLUGIN_TIMEOUT_S: Final = 60.0
-"""For an exec plugin: without an end of its own it would hold every request."""
+RENEW_EARLIER: Final = timedelta(seconds=90)
+"""Before a token expires, so that it does not on its way."""
 
 
 class Tls(msgspec.Struct, frozen=True):
@@ -131,50 +130,62 @@ class Kubeconfig:
         self._paths: Final = paths
         self._context: Final = context
         self._config: Any = None
-        self._loader: Any = None
-        """Of the package: knows when what an exec plugin or an identity provider gave it expires."""
+        """All files merged, by the package; what an identity provider gave is kept there too."""
+        self._exec: Mapping[str, Any] | None = None
+        """Of the user. Its place in the configuration is taken by what the plugin gave."""
+        self._given: exec_plugin.Credential | None = None
 
     async def load(self, *, anew: bool = False) -> Access:
         from kubernetes.aio.client import Configuration
         from kubernetes.aio.config.kube_config import KubeConfigLoader, KubeConfigMerger
 
         read = Configuration()
-        problems: Sequence[str] = ()
         try:
-            self._check_paths()
-            if anew or self._loader is None:
+            if anew or self._config is None:
+                self._check_paths()
                 self._config = KubeConfigMerger(self._paths).config  # type: ignore[no-untyped-call]
-                self._loader = KubeConfigLoader(  # type: ignore[no-untyped-call]
-                    self._config, self._context or None, config_base_path=None
-                )
-            context = self._loader.current_context["context"]
-            user = self._user(context)
-            with _told_problems() as problems, anyio.fail_after(PLUGIN_TIMEOUT_S):
-                await self._loader.load_and_set(read)
-            access = _access(read, user, context.get("namespace") or "")
-        except ConfigError:
-            raise
-        except TimeoutError as error:
-            raise self._wrong(f"its exec plugin has not ended within {PLUGIN_TIMEOUT_S:.0f} s") from error
+                self._exec = self._given = None
+            loader: Any = KubeConfigLoader(  # type: ignore[no-untyped-call]
+                self._config, self._context or None, config_base_path=None
+            )
+            context = loader.current_context["context"]
+            entry = self._user(context)
+            await self._ask_plugin(entry, self._config["clusters"].get_with_name(context["cluster"]))
+            await loader.load_and_set(read)
+            access = _access(read, entry.value["user"], context.get("namespace") or "")
+        except ConfigError as error:
+            raise self._wrong(error.problem) from error
         except Exception as error:  # the package raises whatever comes of a file that is wrong
-            raise self._wrong(f"can not be used: {error!s}") from error
-        if "exec" in user:
-            if problems or not (access.headers or access.tls.certificate):
-                raise self._wrong("; ".join(problems) or "its exec plugin gave no credentials")
-            if not hasattr(self._loader, "exec_plugin_expiry"):  # would be run each time
-                return msgspec.structs.replace(access, fresh_for_s=math.inf)
+            raise self._wrong(f"can not be used: {error}") from error
+        if self._given is not None and self._given.expiration_timestamp is None:
+            return msgspec.structs.replace(access, fresh_for_s=math.inf)
         return access
 
-    def _user(self, context: Mapping[str, Any]) -> Mapping[str, Any]:
+    async def _ask_plugin(self, entry: Any, cluster: Any) -> None:
+        """Puts what the user's exec plugin gives in its place, unless what it gave last still holds."""
+        user = entry.value["user"]
+        self._exec = user.pop("exec", self._exec)
+        if self._exec is None or (self._given is not None and not _is_expiring(self._given.expiration_timestamp)):
+            return
+        folder = Path(entry.path or ".").parent
+        self._given = await exec_plugin.run(self._exec, cluster.value["cluster"], folder)
+        for name in ("token", "tokenFile", "client-certificate-data", "client-key-data"):
+            user.pop(name, None)
+        user.update(self._given.as_user())
+
+    def _user(self, context: Mapping[str, Any]) -> Any:
+        """The entry of the context's user."""
         if not context.get("user"):
-            raise self._wrong("the context names no user")
-        found: Mapping[str, Any] = self._config["users"].get_with_name(context["user"])["user"].value
-        return found
+            raise ConfigError("", "the context names no user")
+        entry = self._config["users"].get_with_name(context["user"])
+        if not isinstance(entry.value.get("user"), dict):
+            raise ConfigError("", f"users: '{context['user']}' is empty")
+        return entry
 
     def _check_paths(self) -> None:
         paths = [Path(path).expanduser() for path in self._paths.split(os.pathsep) if path]
         if not any(path.exists() for path in paths):
-            raise self._wrong("there is no such file")
+            raise ConfigError("", "there is no such file")
 
     def _wrong(self, problem: str) -> ConfigError:
         context = f", context '{self._context}'" if self._context else ""
@@ -207,6 +218,12 @@ def _access(read: Any, user: Mapping[str, Any], namespace: str) -> Access:
     )
 
 
+def _is_expiring(at: datetime | None) -> bool:
+    if at is None:
+        return False
+    return datetime.now(UTC) >= (at if at.tzinfo else at.replace(tzinfo=UTC)) - RENEW_EARLIER
+
+
 def _digest(path: str) -> str:
     return hashlib.sha256(Path(path).read_bytes()).hexdigest() if path else "-"
 
@@ -237,17 +254,3 @@ def _proxy(url: str | None, scheme: str, host: str) -> str:
     if url and urlsplit(url).scheme not in {"http", "https"}:
         raise ValueError(f"proxy '{url}': only http and https proxies are supported")
     return url or ""
-
-
-@contextmanager
-def _told_problems() -> Iterator[Sequence[str]]:
-    """What the package logs as errors meanwhile: that is all it tells of an exec plugin that fails."""
-    problems: list[str] = []
-    handler = logging.Handler(logging.ERROR)
-    handler.emit = lambda record: problems.append(record.getMessage())  # type: ignore[method-assign]
-    log = logging.getLogger("kubernetes.aio.config.kube_config")
-    log.addHandler(handler)
-    try:
-        yield problems
-    finally:
-        log.removeHandler(handler)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import math
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ import anyio
 import pytest
 import yaml
 
-from propfan.engine.kubernetes import credentials
+from propfan.engine.kubernetes import credentials, exec_plugin
 from propfan.engine.kubernetes.config import KubernetesConfig
 from propfan.engine.kubernetes.credentials import Access, Kubeconfig, ServiceAccount, Tls, find
 from propfan.pluginmachinery.errors import ConfigError
@@ -269,10 +270,13 @@ async def test_an_exec_plugin_may_give_a_certificate(tmp_path: Path, plugin: Exe
     ("code", "problem"),
     [
         ("sys.exit('no login')", "no login"),
-        ("print('hello')", "failed to decode"),
-        ("print('{}')", "missing key"),
-        ('print(\'{"apiVersion":"client.authentication.k8s.io/v1","kind":"E","status":{}}\')', "missing token"),
-        ('print(\'{"apiVersion":"v9","kind":"E","status":{"token":"t"}}\')', "does not match"),
+        ("print('hello')", "printed no ExecCredential"),
+        ("print('{}')", "missing required field `apiVersion`"),
+        (
+            'print(\'{"apiVersion":"client.authentication.k8s.io/v1","status":{}}\')',
+            "neither a token nor a certificate",
+        ),
+        ('print(\'{"apiVersion":"v9","status":{"token":"t"}}\')', "speaks v9, not client"),
     ],
 )
 async def test_an_exec_plugin_that_fails_is_told_with_its_words(
@@ -283,19 +287,70 @@ async def test_an_exec_plugin_that_fails_is_told_with_its_words(
         await load(tmp_path, plugin.user)
 
 
-async def test_an_exec_plugin_that_is_not_there_is_told(tmp_path: Path) -> None:
-    user = {"exec": {"apiVersion": "client.authentication.k8s.io/v1", "command": "/nowhere/login"}}
-    with pytest.raises(ConfigError, match="/nowhere/login"):
-        await load(tmp_path, user)
+@pytest.mark.parametrize("command", ["/nowhere/login", "./login", "no-such-program"])
+async def test_an_exec_plugin_that_is_not_there_is_told_with_the_way_to_get_it(tmp_path: Path, command: str) -> None:
+    section = {"apiVersion": "client.authentication.k8s.io/v1", "command": command, "installHint": "brew install it"}
+    with pytest.raises(ConfigError, match=r"can not be run.*brew install it") as caught:
+        await load(tmp_path, {"exec": section})
+    assert command in caught.value.problem
+
+
+@pytest.mark.parametrize(
+    ("change", "problem"),
+    [({"command": 7}, "Expected `str`"), ({"interactiveMode": "Always"}, "wants to ask a person")],
+)
+async def test_an_exec_section_that_can_not_work_is_refused(
+    tmp_path: Path, plugin: ExecPlugin, change: dict[str, Any], problem: str
+) -> None:
+    with pytest.raises(ConfigError, match=problem):
+        await load(tmp_path, {"exec": plugin.user["exec"] | change})
+
+
+async def test_an_exec_plugin_is_told_about_the_cluster_and_has_its_variables(
+    tmp_path: Path, plugin: ExecPlugin
+) -> None:
+    plugin.does(
+        "import json, os\n"
+        "(folder / 'told').write_text(os.environ['KUBERNETES_EXEC_INFO'])\n"
+        "print(json.dumps({'apiVersion': 'client.authentication.k8s.io/v1', 'status': {'token': os.environ['WHO']}}))"
+    )
+    (tmp_path / "ca").write_text("ca")
+    section = plugin.user["exec"] | {"provideClusterInfo": True, "env": [{"name": "WHO", "value": "bob"}]}
+    extension = {"name": "client.authentication.k8s.io/exec", "extension": {"audience": "x"}}
+    cluster = {"certificate-authority": str(tmp_path / "ca"), "extensions": [extension]}
+    access = await load(tmp_path, {"exec": section}, cluster)
+    assert list(access.headers) == [("Authorization", "Bearer bob")]
+    assert json.loads((tmp_path / "told").read_text()) == {
+        "apiVersion": "client.authentication.k8s.io/v1",
+        "kind": "ExecCredential",
+        "spec": {
+            "interactive": False,
+            "cluster": {
+                "server": SERVER,
+                "certificate-authority-data": base64.b64encode(b"ca").decode(),
+                "config": {"audience": "x"},
+            },
+        },
+    }
+
+
+async def test_a_command_with_a_relative_path_is_beside_the_kubeconfig(tmp_path: Path) -> None:
+    script = tmp_path / "login"
+    script.write_text("#!/bin/sh\necho '" + '{"apiVersion":"v","status":{"token":"t"}}' + "'\n")
+    script.chmod(0o700)
+    access = await load(tmp_path, {"exec": {"apiVersion": "v", "command": "./login"}})
+    assert list(access.headers) == [("Authorization", "Bearer t")]
 
 
 async def test_an_exec_plugin_that_hangs_is_given_up(
     tmp_path: Path, plugin: ExecPlugin, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(credentials, "PLUGIN_TIMEOUT_S", 1.0)
-    plugin.does("import time; time.sleep(600)")
+    monkeypatch.setattr(exec_plugin, "TIMEOUT_S", 1.0)
+    plugin.does("import os, time; (folder / 'pid').write_text(str(os.getpid())); time.sleep(600)")
     with anyio.fail_after(20), pytest.raises(ConfigError, match="has not ended within 1 s"):
         await load(tmp_path, plugin.user)
+    with pytest.raises(ProcessLookupError):
+        os.kill(int((tmp_path / "pid").read_text()), 0)
 
 
 # -- Service accounts ------------------------------------------------------------------------------
