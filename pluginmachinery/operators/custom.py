@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
 
+import msgspec
 from google.protobuf import json_format
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from google.protobuf.message import Message
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from flyteidl2.core.tasks_pb2 import TaskTemplate
 
 M = TypeVar("M", bound=Message)
+S = TypeVar("S", bound=msgspec.Struct)
 
 _WELL_KNOWN: Final = "google.protobuf."
 """Messages with a JSON form of their own, which ``json_format`` checks."""
@@ -53,8 +55,25 @@ def decode_custom(template: TaskTemplate, kind: type[M]) -> M:
     try:
         return message_of(template, kind)
     except CustomError as error:
-        shown = text_of(template.custom)
-        raise BadTaskSpecificationError(f"invalid TaskSpecification [{shown}], Err: [{error}]") from None
+        raise _refusal(template, error) from None
+
+
+def decode_struct(template: TaskTemplate, kind: type[S]) -> S:
+    """``custom`` as a Struct of the plugin's own; an absent one is an empty object.
+
+    All its numbers are doubles; whole ones, and texts that are numbers, count as integers, as in protobuf's JSON.
+
+    Raises:
+        BadTaskSpecificationError: it is not what the plugin expects; the message tells what is wrong, and where.
+    """
+    try:
+        return msgspec.convert(structs.to_value(template.custom.SerializeToString()), kind, strict=False)
+    except (msgspec.ValidationError, structs.StructError) as error:
+        raise _refusal(template, error) from None
+
+
+def _refusal(template: TaskTemplate, error: Exception) -> BadTaskSpecificationError:
+    return BadTaskSpecificationError(f"invalid TaskSpecification [{text_of(template.custom)}], Err: [{error}]")
 
 
 def _check(value: Any, descriptor: Descriptor, path: str) -> None:

@@ -39,6 +39,19 @@ def log_input(
     )
 
 
+def link_values(ctx: TaskContext, pod_name: str, used: int) -> list[str]:
+    """As ``log_input(ctx, pod_name).values()``, for plans that need the slots in ``used``."""
+    values = [""] * links.COUNT
+    metadata = ctx.metadata
+    values[links.POD_NAME] = pod_name
+    values[links.NAMESPACE] = metadata.namespace
+    links.add_identity(values, used, metadata.task_execution_id, dns1123_subdomain)
+    values[links.UNIX_START_TIME] = values[links.UNIX_FINISH_TIME] = "0"
+    if "{" in "".join(values):  # it may bring a placeholder of any other value with it
+        links.add_identity(values, links.ALL, metadata.task_execution_id, dns1123_subdomain)
+    return values
+
+
 def links_of_pods(
     plan: LinkPlan, ctx: PluginContext, created_at: datetime | None, container: str, pods: Iterable[tuple[str, str]]
 ) -> tuple[TaskLog, ...]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Final, TypeVar
+from typing import Any, Final, Generic, TypeVar
 
 import msgspec
 
@@ -53,6 +53,11 @@ def object_meta(metadata: Mapping[str, Any]) -> ObjectMeta:
     return msgspec.convert(metadata, ObjectMeta)  # a pod template brought more
 
 
+def identity(kind: Kind) -> RenderedObject:
+    """What ``build_identity_resource`` returns."""
+    return RenderedObject(kind.api_version, kind.kind, NO_METADATA, b"")
+
+
 def render(kind: Kind, metadata: ObjectMeta, spec: Mapping[str, Any]) -> RenderedObject:
     """The object as the engine creates it; it has no status, which is the operator's to write."""
     return RenderedObject(kind.api_version, kind.kind, metadata, b'"spec":' + msgspec.json.encode(spec))
@@ -66,5 +71,38 @@ def decode(decoder: msgspec.json.Decoder[T], resource: ObservedObject) -> T:
     """
     try:
         return decoder.decode(resource.raw)
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
         raise DecodeError(str(resource), str(error)) from error
+
+
+class _WithStatus(msgspec.Struct, Generic[T], frozen=True, gc=False):
+    status: T | None = None
+
+
+class StatusDecoder(Generic[T]):
+    """Reads the status of objects, mostly without a look at the rest, which is most of an object.
+
+    API servers write an object's members by name, so that ``status`` comes last: all that follows the last
+    ``"status":{``, but for the brace that ends the object, is one JSON object then, and only then.
+    """
+
+    _BEGIN: Final = b'"status":{'
+
+    def __init__(self, kind: type[T]) -> None:
+        self._status = msgspec.json.Decoder(kind)
+        self._whole: msgspec.json.Decoder[_WithStatus[T]] = msgspec.json.Decoder(_WithStatus[kind])  # type: ignore[valid-type]
+
+    def decode(self, resource: ObservedObject) -> T | None:
+        """``None`` for an object that has no status.
+
+        Raises:
+            DecodeError: as `decode`.
+        """
+        raw = resource.raw
+        begin = raw.rfind(self._BEGIN)
+        if begin >= 0:
+            try:
+                return self._status.decode(raw[begin + len(self._BEGIN) - 1 : -1])
+            except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
+                pass  # it is not last, or the object is malformed: the whole says which
+        return decode(self._whole, resource).status

@@ -9,6 +9,7 @@ from typing import Annotated, Final
 import msgspec
 
 from propfan.pluginmachinery.kubernetes_plugin import Kind
+from propfan.pluginmachinery.operators.job_objects import StatusDecoder
 
 SPARK_APPLICATION: Final = Kind("sparkoperator.k8s.io", "v1beta2", "SparkApplication", "sparkapplications")
 
@@ -67,18 +68,15 @@ class Spec(_Part, frozen=True):
     driver: Driver | None = None
 
 
-class Application(_Part, frozen=True):
-    status: Status | None = None
-
-
-class ApplicationWithEnvironment(Application, frozen=True):
+class ApplicationWithEnvironment(_Part, frozen=True):
     """With what says whether a debugger runs in the driver."""
 
+    status: Status | None = None
     spec: Spec | None = None
 
 
-BRIEF: Final = msgspec.json.Decoder(Application)
-FULL: Final = msgspec.json.Decoder(ApplicationWithEnvironment)
+STATUS: Final = StatusDecoder(Status)
+WITH_ENVIRONMENT: Final = msgspec.json.Decoder(ApplicationWithEnvironment)
 
 NO_STATUS: Final = Status()
 NO_STATE: Final = ApplicationState()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from typing import Any, Final
 
 import msgspec
@@ -33,7 +32,7 @@ DRIVER_ACCOUNT: Final = "spark"
 TEMPLATE_VERSION: Final = "3.0.0"
 """The first version of Spark with pod templates. The operator wants to be told a version that has them."""
 
-_OWN_POD: Final = re.compile(rb"driverPod|executorPod|driver_pod|executor_pod")
+_OWN_PODS: Final = (b"driverPod", b"executorPod", b"driver_pod", b"executor_pod")
 _RESTART_POLICY: Final = {"type": "OnFailure", "onSubmissionFailureRetries": 14}
 _TYPES: Final = {SparkApplication.JAVA: "Java", SparkApplication.SCALA: "Scala", SparkApplication.R: "R"}
 
@@ -119,12 +118,12 @@ def build_application(
 
 def may_bring_pods(serialised: bytes) -> bool:
     """Whether it is worth while to ask `brings_pods` of a serialised template."""
-    return _OWN_POD.search(serialised) is not None
+    return any(name in serialised for name in _OWN_PODS)
 
 
 def brings_pods(template: TaskTemplate) -> bool:
     """Whether a task says itself what the pods of a role are."""
-    return any(_OWN_POD.fullmatch(name.encode()) for name in template.custom.fields)
+    return any(name.decode() in template.custom for name in _OWN_PODS)
 
 
 def _pod(builder: PodSpecBuilder, task: PodTask) -> BuiltPod:

@@ -7,9 +7,9 @@ from typing import Final
 import msgspec
 
 from propfan._speedups.links import POD_NAME
-from propfan.pluginmachinery.contexts import PluginContext
-from propfan.pluginmachinery.loglinks import LogLinks
-from propfan.pluginmachinery.operators.job_links import log_input
+from propfan.pluginmachinery.contexts import TaskContext
+from propfan.pluginmachinery.loglinks import LinkPlan, LogLinks
+from propfan.pluginmachinery.operators.job_links import link_values
 from propfan.pluginmachinery.phases import LinkType, MessageFormat, TaskLog
 from propfan.plugins.spark import application
 from propfan.plugins.spark.application import NO_DRIVER, Status
@@ -18,49 +18,72 @@ from propfan.plugins.spark.config import SparkConfig
 DRIVER_UI: Final = "Spark Driver UI"
 HISTORY_UI: Final = "Spark History UI"
 
+_TO_UI: Final = (MessageFormat.JSON, False, False, LinkType.DASHBOARD, True)
+
 _CUSTOM_INFO_KEYS: Final = {DRIVER_UI: "sparkDriverUI", HISTORY_UI: "sparkHistoryUI"}
+
+
+class _Plans(msgspec.Struct, frozen=True):
+    """Of one task. ``used`` are the slots that any of them needs."""
+
+    mixed: LinkPlan
+    user: LinkPlan
+    system: LinkPlan
+    all_user: LinkPlan
+    used: int
 
 
 class ApplicationLinks:
     """The links under one configuration."""
 
+    _PLANS_KEPT: Final = 1024
+
     def __init__(self, config: SparkConfig) -> None:
         logs = config.logs
-        self._mixed, self._user = LogLinks(logs.mixed), LogLinks(logs.user)
-        self._system, self._all_user = LogLinks(logs.system), LogLinks(logs.all_user)
+        self._logs = tuple(LogLinks(section) for section in (logs.mixed, logs.user, logs.system, logs.all_user))
+        self._plans: dict[bytes, _Plans] = {}
         self._history_url = config.spark_history_server_url
-        self.needs_environment = self._mixed.needs_environment
+        self.needs_environment = self._logs[0].needs_environment
         """Whether it makes a difference that a debugger runs in the driver."""
 
-    def of_logs(self, ctx: PluginContext, name: str, driver_pod: str, *, has_debugger: bool) -> tuple[TaskLog, ...]:
+    def of_logs(self, ctx: TaskContext, name: str, driver_pod: str, *, has_debugger: bool) -> tuple[TaskLog, ...]:
         """Links to logs.
 
         Args:
             name: Of the application.
         """
-        values = log_input(ctx, driver_pod).values()
-        found: tuple[TaskLog, ...] = ()
-        if driver_pod:
-            mixed = self._mixed.plan_for(ctx, uses_config=False)
-            found = mixed.render_values(values, has_debugger=has_debugger)
-        found += self._user.plan_for(ctx, uses_config=False).render_values(values)
+        plans = self._plans.get(ctx.template_bytes) or self._plan(ctx)
+        values = link_values(ctx, driver_pod, plans.used)
+        found = plans.mixed.render_values(values, has_debugger=has_debugger) if driver_pod else ()
+        found += plans.user.render_values(values)
         values[POD_NAME] = name
-        found += self._system.plan_for(ctx, uses_config=False).render_values(values)
-        from_the_start = self._all_user.plan_for(ctx, uses_config=False).render_values(values)
-        return found + tuple(msgspec.structs.replace(log, show_while_pending=True) for log in from_the_start)
+        found += plans.system.render_values(values)
+        if from_the_start := plans.all_user.render_values(values):
+            found += tuple([msgspec.structs.replace(log, show_while_pending=True) for log in from_the_start])
+        return found
+
+    def _plan(self, ctx: TaskContext) -> _Plans:
+        mixed, user, system, all_user = [logs.plan(ctx.template, uses_config=False) for logs in self._logs]
+        made = _Plans(mixed, user, system, all_user, mixed.used | user.used | system.used | all_user.used)
+        if len(self._plans) >= self._PLANS_KEPT:
+            del self._plans[next(iter(self._plans))]
+        self._plans[ctx.template_bytes] = made
+        return made
 
     def to_ui(self, status: Status) -> TaskLog | None:
         """Spark's web UI: the driver's own while it runs, that of the history server afterwards."""
         state = status.state
-        address = (status.driver_info or NO_DRIVER).web_ui_ingress_address
-        if state == application.RUNNING and address:
+        if state == application.RUNNING:
+            address = (status.driver_info or NO_DRIVER).web_ui_ingress_address
+            if not address:
+                return None
             is_url = address.startswith(("http://", "https://"))
             uri, name = address if is_url else f"https://{address}", DRIVER_UI
         elif state in (application.COMPLETED, application.FAILED) and self._history_url and status.spark_application_id:
             uri, name = f"{self._history_url}/history/{status.spark_application_id}", HISTORY_UI
         else:
             return None
-        return TaskLog(uri, name, MessageFormat.JSON, link_type=LinkType.DASHBOARD, ready=True)
+        return TaskLog(uri, name, *_TO_UI)
 
 
 def custom_info(ui: TaskLog | None) -> dict[str, str]:

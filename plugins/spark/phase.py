@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from datetime import datetime
 from typing import Final
 
 import msgspec
@@ -18,18 +17,18 @@ from propfan.pluginmachinery.operators.job_objects import decode
 from propfan.pluginmachinery.phases import (
     UNDEFINED,
     ContainerContext,
+    ExecutionError,
     LinkType,
     LogContext,
     Phase,
     PhaseInfo,
     PodLogContext,
     TaskInfo,
-    TaskLog,
 )
 from propfan.pluginmachinery.podphase import PodPhases
 from propfan.pluginmachinery.podspec.debugger import asks_for_debugger
 from propfan.plugins.spark import application
-from propfan.plugins.spark.application import NO_DRIVER, NO_STATE, NO_STATUS, ApplicationWithEnvironment, Status
+from propfan.plugins.spark.application import NO_DRIVER, NO_STATE, NO_STATUS, Status
 from propfan.plugins.spark.build import CONTAINERS
 from propfan.plugins.spark.config import SparkConfig
 from propfan.plugins.spark.links import DRIVER_UI, ApplicationLinks, custom_info
@@ -38,6 +37,8 @@ from propfan.plugins.spark.settings import DRIVER, EXECUTOR
 FAILURE: Final = "DownstreamSystemError"
 """Code of every failure that the operator reports."""
 
+_DASHBOARD: Final = LinkType.DASHBOARD
+_IDE: Final = LinkType.IDE
 _DRIVER_CONTAINERS: Final = (ContainerContext(CONTAINERS[DRIVER]),)
 _EXECUTOR_CONTAINERS: Final = (ContainerContext(CONTAINERS[EXECUTOR]),)
 
@@ -59,72 +60,83 @@ class ApplicationPhases:
         Raises:
             DecodeError: the object is no SparkApplication.
         """
-        needs_environment = self._links.needs_environment
-        decoded = decode(application.FULL, resource) if needs_environment else decode(application.BRIEF, resource)
-        status = decoded.status or NO_STATUS
+        status, has_debugger = self._decode(resource)
         driver_pod = (status.driver_info or NO_DRIVER).pod_name
+        recheck_at = None
+        if driver_pod and (of_driver := await self._phase_of_driver(ctx, driver_pod)) is not UNDEFINED:
+            if of_driver.phase.is_failure:
+                return self._with_info(of_driver, ctx, resource, status, has_debugger=has_debugger)
+            recheck_at = of_driver.recheck_at
+
+        phase, reason, error = _verdict(status)
+        is_running = phase is Phase.RUNNING
         ui = self._links.to_ui(status)
-        logs = self._links.of_logs(ctx, resource.metadata.name, driver_pod, has_debugger=_has_debugger(decoded))
-        info = TaskInfo(
-            occurred_at=ctx.now,
-            logs=logs if ui is None else (*logs, ui),
-            log_context=_log_context(resource.metadata.namespace, driver_pod, status),
-            custom_info=custom_info(ui),
-        )
-        of_driver = await self._phase_of_driver(ctx, driver_pod, info) if driver_pod else UNDEFINED
-        if of_driver.phase.is_failure:
-            return of_driver
-        verdict = _with_readiness(_verdict(status, ctx.now, info))
-        if of_driver.recheck_at is not None:
-            verdict = verdict.rechecked_at(of_driver.recheck_at)
+        logs = self._links.of_logs(ctx, resource.metadata.name, driver_pod, has_debugger=has_debugger)
+        reasons = [reason] if reason else []
+        if ui is not None:
+            logs = (*logs, ui)
+        for index, log in enumerate(logs):
+            link_type = log.link_type
+            if link_type is _DASHBOARD and DRIVER_UI in log.name:
+                reasons.append("Spark driver UI is ready" if is_running else "Spark driver UI is not ready")
+                if log.ready is not is_running:
+                    logs = (*logs[:index], msgspec.structs.replace(log, ready=is_running), *logs[index + 1 :])
+            elif link_type is _IDE:
+                reasons.append(EDITOR_READY if is_running else EDITOR_NOT_READY)
+        context = _log_context(resource.metadata.namespace, driver_pod, status)
+        info = TaskInfo(ctx.now, None, logs, context, custom_info(ui))
+        verdict = PhaseInfo(phase, 0, ", ".join(reasons), error, info, recheck_at=recheck_at)
         return phases.bump_version_on_new_reason(verdict, ctx.plugin_state)
 
-    async def _phase_of_driver(self, ctx: PluginContext, driver_pod: str, info: TaskInfo) -> PhaseInfo:
+    def _decode(self, resource: ObservedObject) -> tuple[Status, bool]:
+        """The status, and whether a debugger runs in the driver where that matters."""
+        if not self._links.needs_environment:
+            return application.STATUS.decode(resource) or NO_STATUS, False
+        decoded = decode(application.WITH_ENVIRONMENT, resource)
+        driver = None if decoded.spec is None else decoded.spec.driver
+        variables = () if driver is None else driver.env or ()
+        return decoded.status or NO_STATUS, asks_for_debugger({"name": v.name, "value": v.value} for v in variables)
+
+    async def _phase_of_driver(self, ctx: PluginContext, driver_pod: str) -> PhaseInfo:
         """Nothing where the pod can not be read: what the operator says will do."""
         try:
-            return await self._pods.failed_or_pending(ctx, driver_pod, CONTAINERS[DRIVER], info)
+            return await self._pods.failed_or_pending(ctx, driver_pod, CONTAINERS[DRIVER])
         except (ApiError, DecodeError) as error:
             logger.warning("can not read the driver's pod", pod=driver_pod, error=str(error))
             return UNDEFINED
 
+    def _with_info(
+        self, verdict: PhaseInfo, ctx: PluginContext, resource: ObservedObject, status: Status, *, has_debugger: bool
+    ) -> PhaseInfo:
+        """A failure of the driver's pod with all that is known; of one that waits only since when."""
+        if verdict.cleanup_on_failure:
+            return verdict
+        ui = self._links.to_ui(status)
+        driver_pod = (status.driver_info or NO_DRIVER).pod_name
+        logs = self._links.of_logs(ctx, resource.metadata.name, driver_pod, has_debugger=has_debugger)
+        context = _log_context(resource.metadata.namespace, driver_pod, status)
+        info = TaskInfo(ctx.now, None, logs if ui is None else (*logs, ui), context, custom_info(ui))
+        return msgspec.structs.replace(verdict, info=info)
 
-def _verdict(status: Status, now: datetime, info: TaskInfo) -> PhaseInfo:
+
+def _verdict(status: Status) -> tuple[Phase, str, ExecutionError | None]:
+    """What the operator says: the phase with a reason or an error."""
     state = status.application_state or NO_STATE
     match state.state:
         case "":
-            return phases.queued(now, 0, "job queued", info)
+            return Phase.QUEUED, "job queued", None
         case "SUBMITTED" | "PENDING_SUBMISSION":
-            return phases.initializing(now, 0, "job submitted", info)
+            return Phase.INITIALIZING, "job submitted", None
         case application.SUBMISSION_FAILED:
             message = f"Spark Job  Submission Failed with Error: {state.error_message}"
-            return phases.retryable_failure(FAILURE, message, now, info)
+            return Phase.RETRYABLE_FAILURE, "", ExecutionError(FAILURE, message)
         case application.FAILED:
-            return phases.retryable_failure(FAILURE, f"Spark Job Failed with Error: {state.error_message}", now, info)
+            message = f"Spark Job Failed with Error: {state.error_message}"
+            return Phase.RETRYABLE_FAILURE, "", ExecutionError(FAILURE, message)
         case application.COMPLETED:
-            return phases.success(now, info)
+            return Phase.SUCCESS, "", None
         case _:
-            return phases.running(now, 0, info)
-
-
-def _with_readiness(verdict: PhaseInfo) -> PhaseInfo:
-    """The verdict with links that say whether they lead anywhere, and a reason for each of them."""
-    is_running = verdict.phase is Phase.RUNNING
-    info = verdict.info
-    assert info is not None
-    logs: list[TaskLog] = []
-    reasons = []
-    for log in info.logs:
-        if log.link_type is LinkType.DASHBOARD and DRIVER_UI in log.name:
-            logs.append(log if log.ready is is_running else msgspec.structs.replace(log, ready=is_running))
-            reasons.append("Spark driver UI is ready" if is_running else "Spark driver UI is not ready")
-            continue
-        if log.link_type is LinkType.IDE:
-            reasons.append(EDITOR_READY if is_running else EDITOR_NOT_READY)
-        logs.append(log)
-    if not reasons:
-        return verdict
-    flagged = msgspec.structs.replace(verdict, info=msgspec.structs.replace(info, logs=tuple(logs)))
-    return flagged.with_reason(", ".join(reasons))
+            return Phase.RUNNING, "", None
 
 
 def _log_context(namespace: str, driver_pod: str, status: Status) -> LogContext:
@@ -138,9 +150,3 @@ def _log_context(namespace: str, driver_pod: str, status: Status) -> LogContext:
             if executors[name] not in application.UNSTARTED_EXECUTOR
         ]
     return LogContext(tuple(pods), driver_pod)
-
-
-def _has_debugger(decoded: application.Application) -> bool:
-    if not isinstance(decoded, ApplicationWithEnvironment) or decoded.spec is None or decoded.spec.driver is None:
-        return False
-    return asks_for_debugger({"name": v.name, "value": v.value} for v in decoded.spec.driver.env or ())

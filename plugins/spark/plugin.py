@@ -9,7 +9,7 @@ import structlog
 from propfan.pluginmachinery.contexts import PluginContext, TaskContext, TaskExecutionMetadata
 from propfan.pluginmachinery.entries import SetupContext
 from propfan.pluginmachinery.kubernetes_plugin import ObservedObject, Properties, RenderedObject
-from propfan.pluginmachinery.operators.job_objects import NO_METADATA, decode, pod_spec_builder
+from propfan.pluginmachinery.operators.job_objects import NO_METADATA, pod_spec_builder
 from propfan.pluginmachinery.phases import PhaseInfo
 from propfan.plugins.spark import application, build
 from propfan.plugins.spark.application import NO_STATUS, SPARK_APPLICATION, Status
@@ -70,4 +70,4 @@ class SparkPlugin:
 
 
 def _status(resource: ObservedObject) -> Status:
-    return decode(application.BRIEF, resource).status or NO_STATUS
+    return application.STATUS.decode(resource) or NO_STATUS

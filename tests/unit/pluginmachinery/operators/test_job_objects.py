@@ -1,0 +1,75 @@
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from propfan.pluginmachinery.errors import DecodeError
+from propfan.pluginmachinery.kubernetes_plugin import Kind, ObjectMeta, ObservedObject
+from propfan.pluginmachinery.operators.job_objects import StatusDecoder
+
+JOB = Kind("example.com", "v1", "Job", "jobs")
+
+
+class Status(msgspec.Struct):
+    state: str = ""
+    status: dict[str, Any] | None = None
+
+
+def resource(raw: bytes) -> ObservedObject:
+    return ObservedObject(JOB, ObjectMeta(namespace="ns", name="job"), raw)
+
+
+def outcome(raw: bytes) -> Status | str | None:
+    try:
+        return StatusDecoder(Status).decode(resource(raw))
+    except DecodeError as error:
+        return str(error)
+
+
+keys = st.sampled_from(["status", "state", "spec", "zone", 'a"status":{', "\\"])
+values = st.recursive(
+    st.one_of(st.none(), st.text(max_size=3), st.sampled_from(['"status":{', '{"status":{}}', "}", '\\"status":{'])),
+    lambda inner: st.one_of(st.lists(inner, max_size=3), st.dictionaries(keys, inner, max_size=3)),
+    max_leaves=8,
+)
+statuses = st.fixed_dictionaries({"state": st.text(max_size=3)}, optional={"status": st.dictionaries(keys, values)})
+
+
+@given(
+    st.dictionaries(keys.filter(lambda key: key != "status"), values),
+    statuses,
+    st.dictionaries(keys.filter(lambda key: key != "status"), values, max_size=1),
+    st.booleans(),
+)
+def test_status_is_found_wherever_it_stands(
+    before: dict[str, Any], status: dict[str, Any], after: dict[str, Any], is_pretty: Any
+) -> None:
+    raw = msgspec.json.encode({**before, "status": status, **after})
+    if is_pretty:
+        raw = msgspec.json.format(raw)
+    assert outcome(raw) == msgspec.convert(status, Status)
+
+
+@given(st.dictionaries(keys.filter(lambda key: key != "status"), values))
+def test_object_without_a_status_has_none(members: dict[str, Any]) -> None:
+    assert outcome(msgspec.json.encode(members)) is None
+
+
+@pytest.mark.parametrize(
+    ("raw", "problem"),
+    [
+        (b"", "truncated"),
+        (b'{"status":{"state":1}}', r"`\$.status.state`"),
+        (b'{"status":{"state":"\xff"}}', "utf-8"),
+        (b'{"spec":1,"status":{"state":"x"}', "truncated"),
+        (b"[" * 100_000, "array|recursion"),
+    ],
+)
+def test_malformed_object_is_refused_by_name_and_field(raw: bytes, problem: str) -> None:
+    with pytest.raises(DecodeError, match=problem) as caught:
+        StatusDecoder(Status).decode(resource(raw))
+    assert "Job ns/job" in str(caught.value)
