@@ -177,6 +177,13 @@ def load(action: TaskAction, limits: Limits) -> tuple[TaskState, Sequence[TaskEv
     return msgspec.structs.replace(fresh, **public, **private, phase=phase), saved.unsent
 
 
+def is_foreign(action: TaskAction) -> bool:
+    """Whether another executor has begun it and not ended it; its own state is gob, or unknown, and is never read."""
+    status = action.status
+    has_begun = bool(status.plugin_state or status.plugin_phase)
+    return has_begun and status.plugin_state_version != STATE_VERSION and final_condition(status) is None
+
+
 def _private(status: TaskActionStatus) -> tuple[_Saved, Phase]:
     saved = _decoder.decode(status.plugin_state or b"")
     if saved.stage.is_over and saved.outcome is None:

@@ -20,7 +20,7 @@ from anyio.abc import TaskGroup
 from propfan.engine import machine, sharding, status
 from propfan.engine.clock import Clock
 from propfan.engine.cluster import TASK_ACTION, Cluster, Kind, ObservedObject, WatchEvent, WatchEventType
-from propfan.engine.config import EngineConfig
+from propfan.engine.config import EngineConfig, ForeignState
 from propfan.engine.reconcile import limits
 from propfan.engine.reconcile.live_task import (
     LiveTask,
@@ -58,6 +58,12 @@ _MIDWAY: Final = frozenset(
 _ROUNDS_A_TURN: Final = 32
 
 _CONFIRM_AGAIN_S: Final = 2.0
+
+FOREIGN_PLUGIN_STATE: Final = "ForeignPluginState"
+_FOREIGN: Final = (
+    "this task was begun by another executor, whose state is not read here; "
+    "with 'foreign-state: restart' its present attempt would be taken over"
+)
 
 _LONGEST_BLIND_S: Final = 5.0
 """Between tries to watch again; there are only a few watches."""
@@ -316,6 +322,9 @@ class Reconciler:
             state, unsent = TaskState(str(key), limits.default(self._config), created), ()
             if decoded is not None:  # admission would see nothing wrong, and run it all over again
                 unreadable = Refused(ExecutionError(CORRUPTED_PLUGIN_STATE, str(error), ErrorKind.SYSTEM))
+        else:
+            if self._config.foreign_state is ForeignState.REFUSE and status.is_foreign(decoded):
+                unreadable = Refused(ExecutionError(FOREIGN_PLUGIN_STATE, _FOREIGN, ErrorKind.SYSTEM))
         live = LiveTask(key, seen, state, identity_of(seen, decoded), shard)
         live.unsent = unsent
         if decoded is not None and state.stage in _MIDWAY:

@@ -424,7 +424,7 @@ async def test_object_that_goes_is_lost_unless_it_has_ended(phase: str, *, has_e
         (ThrottledError("Pod x", "slow down", 5.0), Delayed("Pod x: slow down", 5.0)),
         (UnavailableError("Pod x", "down"), Delayed("Pod x: down")),
         (UnauthorizedError("Pod x", "who are you"), Delayed("Pod x: who are you")),
-        (ForbiddenError("Pod x", "no"), Faulted("Forbidden", "Pod x: no")),
+        (ForbiddenError("Pod x", "no"), Delayed("Pod x: no")),
     ],
     ids=repr,
 )

@@ -10,6 +10,7 @@ import pytest
 from flyteidl2.workflow import run_definition_pb2
 
 from propfan.engine.cluster import TASK_ACTION
+from propfan.engine.config import ForeignState
 from propfan.engine.status import STATE_VERSION
 from propfan.engine.task_events import ActionPhase
 from propfan.pluginmachinery.errors import ApiError, ConflictError, InvalidError, UnavailableError
@@ -280,3 +281,18 @@ async def test_a_task_whose_plugin_is_gone_can_be_deleted() -> None:
             group.cancel_scope.cancel()
         assert it.sink.events[-1].phase is ActionPhase.ABORTED
         assert (await it.truth.list(TASK_ACTION)).items == []
+
+
+async def test_a_state_of_another_executor_is_refused_where_that_is_wanted() -> None:
+    async with rig(foreign_state=ForeignState.REFUSE) as it:
+        await it.submit()
+        foreign = {"pluginState": b"\x03\x04gob", "pluginStateVersion": 1, "pluginPhase": "PhaseRunning"}
+        await it.truth.patch(TASK_ACTION, "default", "r1-a0", {"status": foreign}, subresource="status")
+        async with anyio.create_task_group() as group:
+            group.start_soon(it.reconciler.run)
+            status = await it.until_over()
+            group.cancel_scope.cancel()
+        assert status.error_state is not None
+        assert status.error_state.code == "ForeignPluginState"
+        assert [event.is_final for event in it.sink.events] == [True]
+        assert it.cluster.writes.count("create pods") == 0
