@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from datetime import UTC, datetime
-from typing import Annotated, Any, Final
+from typing import Any, Final
 
 import msgspec
 
+from propfan.pluginmachinery.operators.conditions import Condition
 from propfan.plugins.clustered.build import WORKERS
 
 COMPLETED: Final = "Completed"
@@ -16,24 +16,6 @@ SUSPENDED: Final = "Suspended"
 RESTARTING: Final = "RestartingJobSet"
 
 ENDS: Final = (COMPLETED, FAILED)
-
-_NEVER: Final = datetime(1, 1, 1, tzinfo=UTC)
-
-_Time = Annotated[datetime, msgspec.Meta(tz=True)] | None
-
-
-class Condition(msgspec.Struct, frozen=True, gc=False, rename="camel"):
-    """``metav1.Condition``, without what nothing depends on."""
-
-    type: str = ""
-    status: str = ""
-    last_transition_time: _Time = None
-    reason: str = ""
-    message: str = ""
-
-    @property
-    def is_true(self) -> bool:
-        return self.status == "True"
 
 
 class ReplicatedJobStatus(msgspec.Struct, frozen=True, gc=False):
@@ -53,11 +35,6 @@ class JobSetStatus(msgspec.Struct, frozen=True, gc=False, rename="camel"):
     conditions: tuple[Condition, ...] | None = None
     restarts: int = 0
     replicated_jobs_status: tuple[ReplicatedJobStatus, ...] | None = None
-
-    @property
-    def current(self) -> Condition | None:
-        """The newest true condition; of one second, the later in the list is the newer."""
-        return max((c for c in reversed(self.conditions or ()) if c.is_true), key=_changed_at, default=None)
 
     @property
     def workers(self) -> ReplicatedJobStatus | None:
@@ -110,7 +87,3 @@ class JobSet(msgspec.Struct, frozen=True, gc=False):
 
 
 DECODER: Final = msgspec.json.Decoder(JobSet)
-
-
-def _changed_at(condition: Condition) -> datetime:
-    return condition.last_transition_time or _NEVER

@@ -13,9 +13,10 @@ from propfan.pluginmachinery import phases
 from propfan.pluginmachinery.contexts import PluginContext, TaskContext, TaskExecutionMetadata
 from propfan.pluginmachinery.entries import KubernetesPluginEntry, SetupContext
 from propfan.pluginmachinery.kubernetes_plugin import ObjectMeta, ObservedObject, Properties, RenderedObject
+from propfan.pluginmachinery.operators.conditions import current
 from propfan.pluginmachinery.operators.custom import CustomError, message_of
 from propfan.pluginmachinery.operators.job_links import links_of_pods
-from propfan.pluginmachinery.operators.job_objects import decode, pod_spec_builder
+from propfan.pluginmachinery.operators.job_objects import decode, identity, pod_spec_builder
 from propfan.pluginmachinery.operators.job_pods import list_pods, log_contexts, phase_of, without_pending
 from propfan.pluginmachinery.phases import ErrorKind, LogContext, Phase, PhaseInfo, TaskInfo, TaskLog
 from propfan.pluginmachinery.podphase import ObservedPod, PodPhases
@@ -54,7 +55,7 @@ class ClusteredPlugin:
         return Properties(generated_name_max_length=build.MAX_NAME_LENGTH)
 
     def build_identity_resource(self, metadata: TaskExecutionMetadata) -> RenderedObject:
-        return RenderedObject(build.JOB_SET.api_version, build.JOB_SET.kind, ObjectMeta(), b"")
+        return identity(build.JOB_SET)
 
     async def build_resource(self, ctx: TaskContext) -> RenderedObject:
         return await self._plans.build(ctx)
@@ -85,7 +86,7 @@ class ClusteredPlugin:
         return next(filter(None, times), resource.metadata.creation_timestamp)
 
     def _verdict(self, ctx: PluginContext, job_set: JobSet, status: JobSetStatus, rank_0: _Rank0) -> PhaseInfo:
-        now, info, condition = ctx.now, rank_0.info, status.current
+        now, info, condition = ctx.now, rank_0.info, current(status.conditions)
         if condition is None and not _has_begun(ctx, status):
             return phases.initializing(now, 0, "pods scheduling / DNS resolving", info)
         if condition is not None and condition.type == job_sets.COMPLETED:

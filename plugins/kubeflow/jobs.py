@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import UTC, datetime
-from typing import Annotated, Any, Final
+from datetime import datetime
+from typing import Any, Final
 
 import msgspec
 
 from propfan._speedups.links import rfc3339
 from propfan.pluginmachinery.errors import PermanentError
 from propfan.pluginmachinery.kubernetes_plugin import Kind
+from propfan.pluginmachinery.operators.conditions import Condition, Time, first_true, newest_first
 
 PYTORCH_JOB: Final = Kind("kubeflow.org", "v1", "PyTorchJob", "pytorchjobs")
 TF_JOB: Final = Kind("kubeflow.org", "v1", "TFJob", "tfjobs")
@@ -22,24 +23,11 @@ ENDS: Final = ("Succeeded", "Failed")
 SUSPENDED: Final = "Suspended"
 """Type of the condition of a job that waits for somebody, e.g. Kueue, to let it run."""
 
-_NEVER: Final = datetime(1, 1, 1, tzinfo=UTC)
 
-_Time = Annotated[datetime, msgspec.Meta(tz=True)] | None
-
-
-class Condition(msgspec.Struct, frozen=True, gc=False, rename="camel"):
+class JobCondition(Condition, frozen=True, gc=False, rename="camel"):
     """``kubeflow.org/v1 JobCondition``."""
 
-    type: str = ""
-    status: str = ""
-    last_update_time: _Time = None
-    last_transition_time: _Time = None
-    reason: str = ""
-    message: str = ""
-
-    @property
-    def is_true(self) -> bool:
-        return self.status == "True"
+    last_update_time: Time = None
 
     def __str__(self) -> str:
         """As Go prints one."""
@@ -62,18 +50,15 @@ class ReplicaStatus(msgspec.Struct, frozen=True, gc=False, rename="camel", omit_
 class JobStatus(msgspec.Struct, frozen=True, gc=False, rename="camel", omit_defaults=True):
     """``kubeflow.org/v1 JobStatus``. Conditions of ``None`` are not there; that is not the same as empty ones."""
 
-    conditions: tuple[Condition, ...] | None = None
+    conditions: tuple[JobCondition, ...] | None = None
     replica_statuses: Mapping[str, ReplicaStatus | None] | None = None
-    start_time: _Time = None
-    completion_time: _Time = None
-    last_reconcile_time: _Time = None
+    start_time: Time = None
+    completion_time: Time = None
+    last_reconcile_time: Time = None
 
     def newest_first(self) -> JobStatus:
-        """With the conditions in the order in which they count; of one second, the later in the list is the newer."""
-        if not self.conditions or len(self.conditions) == 1:
-            return self
-        oldest_first = sorted(self.conditions, key=_changed_at)
-        return msgspec.structs.replace(self, conditions=tuple(reversed(oldest_first)))
+        """With the conditions in the order in which they count."""
+        return msgspec.structs.replace(self, conditions=newest_first(self.conditions)) if self.conditions else self
 
     def as_json(self) -> dict[str, Any]:
         """The status as its operator would write it."""
@@ -150,7 +135,7 @@ def is_over(status: JobStatus) -> bool:
 
 
 def is_suspended(status: JobStatus) -> bool:
-    return any(condition.type == SUSPENDED and condition.is_true for condition in status.conditions or ())
+    return first_true(status.conditions, SUSPENDED) is not None
 
 
 def ended_at(status: JobStatus) -> datetime | None:
@@ -166,7 +151,3 @@ def ended_at(status: JobStatus) -> datetime | None:
 def go_time(when: datetime | None) -> str:
     """As Go prints a time of UTC: ``2026-03-12 15:09:26 +0000 UTC``."""
     return rfc3339(when).replace("T", " ").replace("Z", " +0000 UTC")
-
-
-def _changed_at(condition: Condition) -> datetime:
-    return condition.last_transition_time or _NEVER

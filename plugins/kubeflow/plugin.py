@@ -14,16 +14,17 @@ from propfan.pluginmachinery.config import Duration
 from propfan.pluginmachinery.contexts import PluginContext, TaskContext, TaskExecutionMetadata
 from propfan.pluginmachinery.entries import SetupContext
 from propfan.pluginmachinery.errors import PermanentError
-from propfan.pluginmachinery.kubernetes_plugin import Kind, ObjectMeta, ObservedObject, Properties, RenderedObject
+from propfan.pluginmachinery.kubernetes_plugin import Kind, ObservedObject, Properties, RenderedObject
+from propfan.pluginmachinery.operators.conditions import Condition
 from propfan.pluginmachinery.operators.job_links import links_of_pods
-from propfan.pluginmachinery.operators.job_objects import decode, pod_spec_builder
+from propfan.pluginmachinery.operators.job_objects import decode, identity, pod_spec_builder
 from propfan.pluginmachinery.operators.job_pods import list_pods, log_contexts, phase_of, without_pending
 from propfan.pluginmachinery.phases import LogContext, PhaseInfo, TaskInfo
 from propfan.pluginmachinery.podphase import ObservedPod, PodPhases
 from propfan.pluginmachinery.podspec.build import PodTask
 from propfan.pluginmachinery.podspec.plan import Plans
 from propfan.plugins.kubeflow import jobs
-from propfan.plugins.kubeflow.jobs import Condition, Job, JobStatus
+from propfan.plugins.kubeflow.jobs import Job, JobStatus
 from propfan.plugins.kubeflow.replicas import ReplicaSpecs
 
 DOWNSTREAM_ERROR: Final = "DownstreamSystemError"
@@ -78,7 +79,7 @@ class KubeflowPlugin(ABC):
         return Properties()
 
     def build_identity_resource(self, metadata: TaskExecutionMetadata) -> RenderedObject:
-        return RenderedObject(self.kind.api_version, self.kind.kind, ObjectMeta(), b"")
+        return identity(self.kind)
 
     async def build_resource(self, ctx: TaskContext) -> RenderedObject:
         return await self._plans.build(ctx)

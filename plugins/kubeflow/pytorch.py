@@ -12,12 +12,13 @@ from flyteidl2.plugins.kubeflow import pytorch_pb2 as kubeflow_pb2
 from propfan.pluginmachinery.contexts import PluginContext
 from propfan.pluginmachinery.entries import KubernetesPluginEntry
 from propfan.pluginmachinery.kubernetes_plugin import RenderedObject
+from propfan.pluginmachinery.operators.conditions import Condition
 from propfan.pluginmachinery.operators.custom import decode_custom
 from propfan.pluginmachinery.operators.job_objects import object_meta, render
 from propfan.pluginmachinery.phases import LogContext, PhaseInfo, TaskInfo
 from propfan.pluginmachinery.podphase import ObservedPod
 from propfan.plugins.kubeflow import jobs, replicas
-from propfan.plugins.kubeflow.jobs import Condition, Job
+from propfan.plugins.kubeflow.jobs import Job
 from propfan.plugins.kubeflow.plugin import KubeflowPlugin
 
 if TYPE_CHECKING:

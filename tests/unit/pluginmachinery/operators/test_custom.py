@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
 import pytest
 from flyteidl2.core import tasks_pb2
 from flyteidl2.plugins import ray_pb2
 from google.protobuf import json_format
 
 from propfan.pluginmachinery.errors import BadTaskSpecificationError
-from propfan.pluginmachinery.operators.custom import CustomError, decode_custom, message_of
+from propfan.pluginmachinery.operators.custom import CustomError, decode_custom, decode_struct, message_of
 
 
 def template(custom: dict[str, Any] | None) -> tasks_pb2.TaskTemplate:
@@ -53,3 +54,33 @@ def test_a_value_of_another_type_is_refused_by_name(custom: dict[str, Any] | Non
 def test_the_refusal_shows_what_was_given() -> None:
     with pytest.raises(BadTaskSpecificationError, match=r"invalid TaskSpecification \[.*rayCluster.*\], Err: \["):
         decode_custom(template({"rayCluster": "x"}), ray_pb2.RayJob)
+
+
+class Wanted(msgspec.Struct, rename="camel", forbid_unknown_fields=True):
+    nodes: int = 1
+    share_memory: bool = False
+
+
+@pytest.mark.parametrize(
+    ("custom", "expected"),
+    [
+        (None, Wanted()),
+        ({"nodes": 3}, Wanted(3)),
+        ({"nodes": "4", "shareMemory": True}, Wanted(4, share_memory=True)),
+    ],
+)
+def test_a_plugin_may_have_a_struct_of_its_own(custom: dict[str, Any] | None, expected: Wanted) -> None:
+    assert decode_struct(template(custom), Wanted) == expected
+
+
+@pytest.mark.parametrize(
+    ("custom", "said"),
+    [
+        ({"nodes": 1.5}, r"Expected `int`, got `float` - at `\$\.nodes`"),
+        ({"nodes": [1]}, r"at `\$\.nodes`"),
+        ({"node": 1}, "unknown field `node`"),
+    ],
+)
+def test_what_is_not_in_the_struct_is_refused(custom: dict[str, Any], said: str) -> None:
+    with pytest.raises(BadTaskSpecificationError, match=rf"invalid TaskSpecification \[.*\], Err: \[.*{said}"):
+        decode_struct(template(custom), Wanted)
