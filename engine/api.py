@@ -346,6 +346,12 @@ class Engine:
         if self._processes is not None:
             self._processes.stop_grace_s = 0.0
 
+    def set_waiting(self, key: TaskKey, *, is_waiting: bool) -> None:
+        """Whether a task only waits for other tasks: what its processes hold is then free for these."""
+        live = self._reconciler.live.get(key)
+        if live is not None and self._processes is not None:
+            self._processes.set_waiting(live.identity.uid, is_waiting=is_waiting)
+
     @property
     def live_tasks(self) -> int:
         """Number of tasks that are not over."""

@@ -24,7 +24,7 @@ from propfan.engine.config import EngineConfig
 from propfan.engine.control_plane import engine_events, launching, progress
 from propfan.engine.control_plane.asgi import Application
 from propfan.engine.control_plane.config import ControlPlaneConfig
-from propfan.engine.control_plane.ledger import Ledger
+from propfan.engine.control_plane.ledger import Ledger, RunView
 from propfan.engine.control_plane.logs import Logs
 from propfan.engine.control_plane.records import ActionKey, ActionRecord, RunRecord
 from propfan.engine.control_plane.services import applications
@@ -122,6 +122,8 @@ class ControlPlane:
                 await self._hand_over(record)
             except PropfanError as error:
                 await self._give_up(record.key, str(error))
+        for run, parent in await self.ledger.store.parents_at_work():
+            self._balance(await self.ledger.view(run), parent)
 
     # -- Runs and actions --------------------------------------------------------------------------
 
@@ -167,6 +169,7 @@ class ControlPlane:
             await self.abort(record.key, _ENDED_PARENT.format(parent.key.name))
         elif not record.is_submitted:
             await self._hand_over(record)
+            self._balance(view, parent.key.name)
         return True
 
     async def abort_run(self, run: str, reason: str) -> None:
@@ -216,6 +219,7 @@ class ControlPlane:
         cluster = self._engine_config.cluster_name
         for record in await self.ledger.record([engine_events.told(event, cluster) for event in events]):
             view = await self.ledger.view(record.key.run)
+            self._balance(view, record.parent)
             orphans = [left for left in _below(record, view.actions.values()) if not left.is_over]
             await self._abort_all(orphans, _ENDED_PARENT.format(record.key.name))
 
@@ -276,6 +280,11 @@ class ControlPlane:
     def run_base(self, run: identifier_pb2.RunIdentifier) -> str:
         """Where a run's data goes unless its client says otherwise."""
         return iopaths.join(self.store_root, run.org, run.project, run.domain, run.name) + "/"
+
+    def _balance(self, view: RunView, parent: str) -> None:
+        """An action that has children at work waits for them; it lends them its place on this machine."""
+        is_waiting = any(child.parent == parent and not child.is_over for child in view.actions.values())
+        self.engine.set_waiting(self._task_key(ActionKey(view.run.id.name, parent)), is_waiting=is_waiting)
 
     async def _hand_over(self, record: ActionRecord) -> None:
         run = (await self.ledger.view(record.key.run)).run

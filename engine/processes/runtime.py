@@ -114,6 +114,7 @@ class ProcessRuntime:
         self._workers: dict[str, PodWorker] = {}
         self._finished: set[str] = set()
         """Bound pods that nothing will run for any more."""
+        self._waiting_owners: set[str] = set()
         self._said: dict[str, str] = {}
         """Why a pod is not placed, as its status says it."""
         self._wake = anyio.Event()
@@ -250,8 +251,26 @@ class ProcessRuntime:
                 self._tasks.start_soon(pod_worker.delete, self._cluster, pod)
         elif not self._is_stopping:
             self._scheduler.assume(uid, requests)
+            if any(owner.uid in self._waiting_owners for owner in pod.metadata.owner_references):
+                self._lend_or_reclaim(uid, is_waiting=True)
             self._workers[uid] = PodWorker(self._node, pod)
             self._tasks.start_soon(self._work, self._workers[uid])
+
+    def set_waiting(self, owner_uid: str, *, is_waiting: bool) -> None:
+        """Whether the pods of an owner only wait for other pods: these then get what they hold."""
+        if is_waiting:
+            self._waiting_owners.add(owner_uid)
+        else:
+            self._waiting_owners.discard(owner_uid)
+        for uid, pod in self._pods.items():
+            if any(owner.uid == owner_uid for owner in pod.metadata.owner_references):
+                self._lend_or_reclaim(uid, is_waiting=is_waiting)
+
+    def _lend_or_reclaim(self, uid: str, *, is_waiting: bool) -> None:
+        if not is_waiting:
+            self._scheduler.reclaim(uid)
+        elif self._scheduler.lend(uid):
+            self._wake.set()
 
     async def _clear(self, directory: Path) -> None:
         await pod_worker.clear(directory, keep_work=self._keep_work)

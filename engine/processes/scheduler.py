@@ -123,7 +123,8 @@ class Scheduler:
 
     A pod that has to wait for a resource is not overtaken by later ones that want of the same
     resource, so a large pod is not starved by small ones; pods that want none of it pass. A pod
-    that could never fit holds up nobody.
+    that could never fit holds up nobody. One that only waits for others lends them what it holds,
+    or parents would wait for ever for children that wait for room.
     """
 
     def __init__(self, capacity: Requests) -> None:
@@ -131,6 +132,7 @@ class Scheduler:
         self._used: Counter[str] = Counter()
         self._placed: dict[str, Requests] = {}
         self._waiting: dict[str, Requests] = {}
+        self._lent: set[str] = set()
 
     def allocatable(self, resource: str) -> int:
         """In nanos; 0 for a resource that is not there."""
@@ -163,9 +165,25 @@ class Scheduler:
         """Whether that may have made room for another pod."""
         waited = self._waiting.pop(uid, None) is not None
         requests = self._placed.pop(uid, None)
-        if requests is not None:
+        if requests is not None and uid not in self._lent:
             self._used.subtract(requests)
+        self._lent.discard(uid)
         return waited or requests is not None
+
+    def lend(self, uid: str) -> bool:
+        """A placed pod waits for others: what it holds is free for them. Whether that is news."""
+        requests = self._placed.get(uid)
+        if requests is None or uid in self._lent:
+            return False
+        self._lent.add(uid)
+        self._used.subtract(requests)
+        return True
+
+    def reclaim(self, uid: str) -> None:
+        """It goes on, however full that makes the node."""
+        if uid in self._lent:
+            self._lent.discard(uid)
+            self._used.update(self._placed[uid])
 
     def place(self) -> list[Placed | Unschedulable]:
         """What is to be done for each waiting pod; a placed one is counted from now on."""

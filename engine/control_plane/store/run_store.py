@@ -156,6 +156,13 @@ class RunStore:
         query = select(actions).where(actions.c.is_submitted == 0, actions.c.phase.not_in(TERMINAL))
         return await self._read(query)
 
+    async def parents_at_work(self) -> Sequence[tuple[str, str]]:
+        """Run and name of the actions whose children go on."""
+        query = select(actions.c.run, actions.c.parent).distinct()
+        query = query.where(actions.c.parent != "", actions.c.phase.not_in(TERMINAL))
+        async with self._database.reading() as connection:
+            return [(run, parent) for run, parent in await connection.execute(query)]
+
     async def task_spec(self, digest: str) -> task_definition_pb2.TaskSpec:
         query = select(task_specs.c.content).where(task_specs.c.digest == digest)
         async with self._database.reading() as connection:

@@ -150,6 +150,33 @@ def test_the_node_is_never_overcommitted_and_every_fitting_pod_gets_its_turn(
     assert placed == set(pods)
 
 
+def test_a_pod_that_waits_for_others_lends_them_its_place_and_takes_it_back() -> None:
+    scheduler = Scheduler(requests(cpu=1))
+    scheduler.add("parent", requests(cpu=1))
+    scheduler.place()
+    scheduler.add("child", requests(cpu=1))
+    assert scheduler.lend("parent")
+    assert not scheduler.lend("parent")
+    assert scheduler.place() == [Placed("child")]
+    scheduler.reclaim("parent")
+    scheduler.add("other", requests(cpu=1))
+    assert [type(decision) for decision in scheduler.place()] == [Unschedulable]
+    scheduler.remove("child")
+    assert [type(decision) for decision in scheduler.place()] == [Unschedulable]
+    scheduler.remove("parent")
+    assert scheduler.place() == [Placed("other")]
+
+
+def test_a_pod_that_ends_while_it_lends_frees_nothing_twice() -> None:
+    scheduler = Scheduler(requests(cpu=1))
+    scheduler.assume("parent", requests(cpu=1))
+    scheduler.lend("parent")
+    scheduler.remove("parent")
+    scheduler.add("one", requests(cpu=1))
+    scheduler.add("two", requests(cpu=1))
+    assert [type(decision) for decision in scheduler.place()] == [Placed, Unschedulable]
+
+
 def test_capacity_defaults_to_the_machine(tmp_path: Path) -> None:
     found = Capacity().in_nanos(tmp_path)
     assert found["cpu"] >= UNIT
