@@ -127,6 +127,10 @@ def _verdict(status: Status) -> tuple[Phase, str, ExecutionError | None]:
             return Phase.QUEUED, "job queued", None
         case "SUBMITTED" | "PENDING_SUBMISSION":
             return Phase.INITIALIZING, "job submitted", None
+        case "SUSPENDING" | "SUSPENDED":
+            return Phase.QUEUED, "job is suspended", None
+        case "RESUMING":
+            return Phase.QUEUED, "job is resumed", None
         case application.SUBMISSION_FAILED:
             message = f"Spark Job  Submission Failed with Error: {state.error_message}"
             return Phase.RETRYABLE_FAILURE, "", ExecutionError(FAILURE, message)

@@ -26,7 +26,9 @@ class TestSparkPlugin(KubernetesPluginContract):
         StatusSample("new", {}, Phase.QUEUED),
         StatusSample("submitted", state("SUBMITTED"), Phase.INITIALIZING),
         StatusSample("running", state("RUNNING"), Phase.RUNNING),
-        StatusSample("suspended", state("SUSPENDED"), Phase.RUNNING),
+        StatusSample("suspended", state("SUSPENDED"), Phase.QUEUED),
+        StatusSample("resumed", state("RESUMING"), Phase.QUEUED),
+        StatusSample("of a state that nobody knows yet", state("DREAMING"), Phase.RUNNING),
         StatusSample("completed", state("COMPLETED"), Phase.SUCCESS),
         StatusSample(
             "failed", state("FAILED", errorMessage="no"), Phase.RETRYABLE_FAILURE, error_code="DownstreamSystemError"
