@@ -67,16 +67,23 @@ def links_of_pods(
     values[links.CONTAINER_NAME] = container
     links.add_identity(values, plan.used, ctx.metadata.task_execution_id, dns1123_subdomain)
     if plan.used & _TIMES:
-        values[links.START_TIME] = links.rfc3339(created_at)
-        values[links.FINISH_TIME] = links.rfc3339(ctx.now)
-        values[links.UNIX_START_TIME] = str(links.unix_seconds(created_at))
-        values[links.UNIX_FINISH_TIME] = str(links.unix_seconds(ctx.now))
+        _add_times(values, created_at, ctx.now)
+    if "{" in "".join(values):  # it may bring a placeholder of any other value with it
+        links.add_identity(values, links.ALL, ctx.metadata.task_execution_id, dns1123_subdomain)
+        _add_times(values, created_at, ctx.now)
     found: list[TaskLog] = []
     for pod_name, log_name in pods:
         values[links.POD_NAME] = pod_name
         values[links.LOG_NAME] = log_name
         found += plan.render_values(values)
     return tuple(found)
+
+
+def _add_times(values: list[str], created_at: datetime | None, now: datetime) -> None:
+    values[links.START_TIME] = links.rfc3339(created_at)
+    values[links.FINISH_TIME] = links.rfc3339(now)
+    values[links.UNIX_START_TIME] = str(links.unix_seconds(created_at))
+    values[links.UNIX_FINISH_TIME] = str(links.unix_seconds(now))
 
 
 def flagged(logs: tuple[TaskLog, ...], *, ready: bool) -> tuple[TaskLog, ...]:

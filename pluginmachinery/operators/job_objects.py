@@ -75,6 +75,28 @@ def decode(decoder: msgspec.json.Decoder[T], resource: ObservedObject) -> T:
         raise DecodeError(str(resource), str(error)) from error
 
 
+class SpecDecoder(Generic[T]):
+    """Reads what of objects changes only with their generation; once, as long as it stays the same."""
+
+    _KEPT: Final = 4096
+
+    def __init__(self, kind: type[T]) -> None:
+        self._decoder: msgspec.json.Decoder[T] = msgspec.json.Decoder(kind)
+        self._known: dict[tuple[str, int], T] = {}
+
+    def decode(self, resource: ObservedObject) -> T:
+        """Raises ``DecodeError``, as `decode`."""
+        key = (resource.metadata.uid, resource.metadata.generation)
+        found = self._known.get(key)
+        if found is None:
+            found = decode(self._decoder, resource)
+            if all(key):  # else nothing says that it is the same object
+                if len(self._known) >= self._KEPT:
+                    del self._known[next(iter(self._known))]
+                self._known[key] = found
+        return found
+
+
 class _WithStatus(msgspec.Struct, Generic[T], frozen=True, gc=False):
     status: T | None = None
 

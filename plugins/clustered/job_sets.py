@@ -7,7 +7,9 @@ from typing import Any, Final
 
 import msgspec
 
+from propfan.pluginmachinery.kubernetes_plugin import ObservedObject
 from propfan.pluginmachinery.operators.conditions import Condition
+from propfan.pluginmachinery.operators.job_objects import StatusDecoder
 from propfan.plugins.clustered.build import WORKERS
 
 COMPLETED: Final = "Completed"
@@ -74,10 +76,9 @@ class _Spec(msgspec.Struct, frozen=True, gc=False, rename="camel"):
 
 
 class JobSet(msgspec.Struct, frozen=True, gc=False):
-    """The part of a JobSet that its phase and its links depend on."""
+    """What its phase and its links depend on, beside the status."""
 
     spec: _Spec = _Spec()
-    status: JobSetStatus | None = None
 
     @property
     def ranks(self) -> int:
@@ -86,4 +87,14 @@ class JobSet(msgspec.Struct, frozen=True, gc=False):
         return next(found, 0) or 0
 
 
-DECODER: Final = msgspec.json.Decoder(JobSet)
+_STATUS: Final = StatusDecoder(JobSetStatus)
+_NO_STATUS: Final = JobSetStatus()
+
+
+def status_of(resource: ObservedObject) -> JobSetStatus:
+    """An empty one for a JobSet that has none.
+
+    Raises:
+        DecodeError: it is not what the controller writes.
+    """
+    return _STATUS.decode(resource) or _NO_STATUS

@@ -16,7 +16,7 @@ from propfan.pluginmachinery.kubernetes_plugin import ObjectMeta, ObservedObject
 from propfan.pluginmachinery.operators.conditions import current
 from propfan.pluginmachinery.operators.custom import CustomError, message_of
 from propfan.pluginmachinery.operators.job_links import links_of_pods
-from propfan.pluginmachinery.operators.job_objects import decode, identity, pod_spec_builder
+from propfan.pluginmachinery.operators.job_objects import SpecDecoder, identity, pod_spec_builder
 from propfan.pluginmachinery.operators.job_pods import list_pods, log_contexts, phase_of, without_pending
 from propfan.pluginmachinery.phases import ErrorKind, LogContext, Phase, PhaseInfo, TaskInfo, TaskLog
 from propfan.pluginmachinery.podphase import ObservedPod, PodPhases
@@ -50,6 +50,7 @@ class ClusteredPlugin:
         self._config = setup.section("clustered-task", ClusteredConfig)
         self._plans = build.plans(pod_spec_builder(setup))
         self._phases = PodPhases(setup.k8s, setup.logs)
+        self._specs = SpecDecoder(JobSet)
 
     def get_properties(self) -> Properties:
         return Properties(generated_name_max_length=build.MAX_NAME_LENGTH)
@@ -62,8 +63,7 @@ class ClusteredPlugin:
 
     async def get_task_phase(self, ctx: PluginContext, resource: ObservedObject) -> PhaseInfo:
         """Raises ``DecodeError`` for an object that is no JobSet."""
-        job_set = decode(job_sets.DECODER, resource)
-        status = job_set.status or JobSetStatus()
+        job_set, status = self._specs.decode(resource), job_sets.status_of(resource)
         metadata = resource.metadata
         pods = [pod for pod in await list_pods(ctx) if pod.metadata.name.startswith(f"{metadata.name}-")]
         ranks = _pods_by_rank(pods, metadata)
@@ -77,12 +77,11 @@ class ClusteredPlugin:
 
     def is_terminal(self, resource: ObservedObject) -> bool:
         """Raises ``DecodeError``."""
-        return any((decode(job_sets.DECODER, resource).status or JobSetStatus()).ends)
+        return any(job_sets.status_of(resource).ends)
 
     def get_completion_time(self, resource: ObservedObject) -> datetime | None:
         """When the JobSet ended; else when it was created. Raises ``DecodeError``."""
-        status = decode(job_sets.DECODER, resource).status or JobSetStatus()
-        times = (condition.last_transition_time for condition in status.ends)
+        times = (condition.last_transition_time for condition in job_sets.status_of(resource).ends)
         return next(filter(None, times), resource.metadata.creation_timestamp)
 
     def _verdict(self, ctx: PluginContext, job_set: JobSet, status: JobSetStatus, rank_0: _Rank0) -> PhaseInfo:

@@ -10,8 +10,9 @@ import msgspec
 
 from propfan._speedups.links import rfc3339
 from propfan.pluginmachinery.errors import PermanentError
-from propfan.pluginmachinery.kubernetes_plugin import Kind
+from propfan.pluginmachinery.kubernetes_plugin import Kind, ObservedObject
 from propfan.pluginmachinery.operators.conditions import Condition, Time, first_true, newest_first
+from propfan.pluginmachinery.operators.job_objects import StatusDecoder
 
 PYTORCH_JOB: Final = Kind("kubeflow.org", "v1", "PyTorchJob", "pytorchjobs")
 TF_JOB: Final = Kind("kubeflow.org", "v1", "TFJob", "tfjobs")
@@ -56,10 +57,6 @@ class JobStatus(msgspec.Struct, frozen=True, gc=False, rename="camel", omit_defa
     completion_time: Time = None
     last_reconcile_time: Time = None
 
-    def newest_first(self) -> JobStatus:
-        """With the conditions in the order in which they count."""
-        return msgspec.structs.replace(self, conditions=newest_first(self.conditions)) if self.conditions else self
-
     def as_json(self) -> dict[str, Any]:
         """The status as its operator would write it."""
         members: dict[str, Any] = msgspec.to_builtins(self)
@@ -73,6 +70,9 @@ class JobStatus(msgspec.Struct, frozen=True, gc=False, rename="camel", omit_defa
         if not self.replica_statuses:
             members.pop("replicaStatuses", None)
         return members
+
+
+_NO_STATUS: Final = JobStatus()
 
 
 class _Replicas(msgspec.Struct, frozen=True, gc=False):
@@ -91,10 +91,9 @@ class _Spec(msgspec.Struct, frozen=True, gc=False):
 
 
 class Job(msgspec.Struct, frozen=True, gc=False):
-    """The part of a job that its phase and its links depend on."""
+    """What its links depend on, beside the status."""
 
     spec: _Spec = _Spec()
-    status: JobStatus | None = None
 
     def has(self, role: str) -> bool:
         return role in self._roles
@@ -109,7 +108,19 @@ class Job(msgspec.Struct, frozen=True, gc=False):
         return self.spec.pytorch or self.spec.tensorflow or self.spec.mpi or {}
 
 
-DECODER: Final = msgspec.json.Decoder(Job)
+_STATUS: Final = StatusDecoder(JobStatus)
+
+
+def status_of(resource: ObservedObject) -> JobStatus:
+    """With the newest condition first; an empty one for a job that has none.
+
+    Raises:
+        DecodeError: it is not what the operator writes.
+    """
+    status = _STATUS.decode(resource) or _NO_STATUS
+    if not status.conditions:
+        return status
+    return msgspec.structs.replace(status, conditions=newest_first(status.conditions))
 
 
 def current(status: JobStatus) -> Condition | None:

@@ -17,7 +17,7 @@ from propfan.pluginmachinery.errors import PermanentError
 from propfan.pluginmachinery.kubernetes_plugin import Kind, ObservedObject, Properties, RenderedObject
 from propfan.pluginmachinery.operators.conditions import Condition
 from propfan.pluginmachinery.operators.job_links import links_of_pods
-from propfan.pluginmachinery.operators.job_objects import decode, identity, pod_spec_builder
+from propfan.pluginmachinery.operators.job_objects import SpecDecoder, identity, pod_spec_builder
 from propfan.pluginmachinery.operators.job_pods import list_pods, log_contexts, phase_of, without_pending
 from propfan.pluginmachinery.phases import LogContext, PhaseInfo, TaskInfo
 from propfan.pluginmachinery.podphase import ObservedPod, PodPhases
@@ -61,6 +61,7 @@ class KubeflowPlugin(ABC):
         self._replicas = ReplicaSpecs(self._builder, self.framework)
         self._plans = Plans(self._builder, self.render, uses_labels=True)
         self._phases = PodPhases(setup.k8s, setup.logs)
+        self._specs = SpecDecoder(Job)
 
     @abstractmethod
     def render(self, task: PodTask) -> RenderedObject:
@@ -86,8 +87,7 @@ class KubeflowPlugin(ABC):
 
     async def get_task_phase(self, ctx: PluginContext, resource: ObservedObject) -> PhaseInfo:
         """Raises ``PermanentError`` for a job that its operator leaves alone or in no state, ``DecodeError`` for none."""
-        job = decode(jobs.DECODER, resource)
-        status = (job.status or JobStatus()).newest_first()
+        job, status = self._specs.decode(resource), jobs.status_of(resource)
         recheck_at = self._forsaken_at(status, resource, ctx.now)
         condition = jobs.current(status)
         name = resource.metadata.name
@@ -114,12 +114,11 @@ class KubeflowPlugin(ABC):
 
     def is_terminal(self, resource: ObservedObject) -> bool:
         """Raises ``DecodeError``."""
-        return jobs.is_over(decode(jobs.DECODER, resource).status or JobStatus())
+        return jobs.is_over(jobs.status_of(resource))
 
     def get_completion_time(self, resource: ObservedObject) -> datetime | None:
         """When the job ended; else when it began. Raises ``DecodeError``."""
-        status = (decode(jobs.DECODER, resource).status or JobStatus()).newest_first()
-        return jobs.ended_at(status) or resource.metadata.creation_timestamp
+        return jobs.ended_at(jobs.status_of(resource)) or resource.metadata.creation_timestamp
 
     def _forsaken_at(self, status: JobStatus, resource: ObservedObject, now: datetime) -> datetime | None:
         """When a job that its operator has not begun with counts as forsaken; ``None`` if it can not any more.

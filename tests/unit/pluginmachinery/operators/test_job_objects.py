@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from propfan.pluginmachinery.errors import DecodeError
 from propfan.pluginmachinery.kubernetes_plugin import Kind, ObjectMeta, ObservedObject
-from propfan.pluginmachinery.operators.job_objects import StatusDecoder
+from propfan.pluginmachinery.operators.job_objects import SpecDecoder, StatusDecoder
 
 JOB = Kind("example.com", "v1", "Job", "jobs")
 
@@ -73,3 +73,41 @@ def test_malformed_object_is_refused_by_name_and_field(raw: bytes, problem: str)
     with pytest.raises(DecodeError, match=problem) as caught:
         StatusDecoder(Status).decode(resource(raw))
     assert "Job ns/job" in str(caught.value)
+
+
+class Spec(msgspec.Struct):
+    spec: int = 0
+
+
+def of_generation(uid: str, generation: int, raw: bytes) -> ObservedObject:
+    return ObservedObject(JOB, ObjectMeta(uid=uid, generation=generation), raw)
+
+
+def test_a_spec_is_read_once_for_each_generation_of_each_object() -> None:
+    specs = SpecDecoder(Spec)
+    seen = [
+        specs.decode(of_generation(uid, generation, raw)).spec
+        for uid, generation, raw in (
+            ("a", 1, b'{"spec":1}'),
+            ("a", 1, b'{"spec":1,"status":{}}'),
+            ("a", 2, b'{"spec":2}'),
+            ("b", 1, b'{"spec":3}'),
+            ("a", 1, b"not looked at"),
+        )
+    ]
+    assert seen == [1, 1, 2, 3, 1]
+
+
+def test_an_object_without_uid_or_generation_is_read_each_time() -> None:
+    specs = SpecDecoder(Spec)
+    for uid, generation in (("", 1), ("a", 0)):
+        assert specs.decode(of_generation(uid, generation, b'{"spec":1}')).spec == 1
+        assert specs.decode(of_generation(uid, generation, b'{"spec":2}')).spec == 2
+
+
+def test_specs_are_not_kept_for_ever() -> None:
+    specs = SpecDecoder(Spec)
+    for number in range(5000):
+        specs.decode(of_generation(f"uid-{number}", 1, b'{"spec":1}'))
+    assert specs.decode(of_generation("uid-4999", 1, b"not looked at")).spec == 1
+    assert specs.decode(of_generation("uid-0", 1, b'{"spec":2}')).spec == 2

@@ -19,6 +19,7 @@ WHERE = "{{ .podName }}/{{.logName}}/{{ .containerName }}/{{ .generatedName }}/{
 WHEN = "{{ .podUnixStartTime }}-{{ .podUnixFinishTime }}/{{.podRFC3339StartTime}}/{{.podRFC3339FinishTime}}"
 
 
+@pytest.mark.parametrize("container", ["main", "{{ .runName }}", "{{ .podUnixStartTime }}"])
 @pytest.mark.parametrize(
     "templates",
     [
@@ -29,14 +30,14 @@ WHEN = "{{ .podUnixStartTime }}-{{ .podUnixFinishTime }}/{{.podRFC3339StartTime}
     ],
     ids=["without times", "with times", "nested braces", "none"],
 )
-def test_links_of_pods_are_those_of_each_alone(templates: list[str]) -> None:
+def test_links_of_pods_are_those_of_each_alone(templates: list[str], container: str) -> None:
     ctx = FakeTaskContext(task_template("x", image="i"))
     plan = LogLinks(LogsConfig(templates=[LinkTemplate(display_name="L {{.logName}}", template_uris=templates)])).plan(
         ctx.template
     )
     given = LogInput(
         namespace=ctx.metadata.namespace,
-        container_name="main",
+        container_name=container,
         pod_rfc3339_start_time=rfc3339(CREATED),
         pod_rfc3339_finish_time=rfc3339(NOW),
         pod_unix_start_time=unix_seconds(CREATED),
@@ -46,5 +47,5 @@ def test_links_of_pods_are_those_of_each_alone(templates: list[str]) -> None:
     alone = [
         link for pod, log in PODS for link in plan.render(msgspec.structs.replace(given, pod_name=pod, log_name=log))
     ]
-    assert links_of_pods(plan, ctx, CREATED, "main", PODS) == tuple(alone)
+    assert links_of_pods(plan, ctx, CREATED, container, PODS) == tuple(alone)
     assert len(alone) == len(PODS) * (len(templates) + 1)
