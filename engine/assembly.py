@@ -119,6 +119,7 @@ def reconciler(
         watched=watched(foundation.registry),
         on_final=on_final,
         shards=shards,
+        tells_events=foundation.k8s.send_object_events,
         may_act=may_act,
     )
 

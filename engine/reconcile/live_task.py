@@ -14,6 +14,7 @@ from propfan.engine.status import STATE_VERSION
 from propfan.engine.task_events import Identity, TaskEvent
 from propfan.engine.task_state import Stage, TaskState
 from propfan.pluginmachinery.errors import DecodeError
+from propfan.pluginmachinery.phases import ReasonInfo
 from propfan.pluginmachinery.taskaction import FINALIZER, TERMINATION_STATUS_LABEL, TaskAction
 
 if TYPE_CHECKING:
@@ -47,8 +48,10 @@ class LiveTask:
             also one of a task that is over.
         loaded_version: resourceVersion that ``state`` was first read from.
         shard: The one it belongs to; 0 where tasks are not spread over replicas.
-        tried: Private part of a status whose write failed, for it may have been applied all the same.
+        own_status: What tells the status that was read at first, or written last; see ``is_own_status``.
+        tried: The same of a status that is being written, or whose write failed: it may have been applied.
         is_leaving: Another replica is to drive it: no round begins any more.
+        news: What Events told of its object and was not told on yet.
         must_hold: It may have reserved its cache key before this engine began to drive it.
         is_unheard: The sink took events of others but not those of this task; they are sent again later.
         is_missing: A list did not show the TaskAction; only a live read can tell whether it is gone.
@@ -57,8 +60,8 @@ class LiveTask:
 
     __slots__ = (
         "action", "failed_writes", "identity", "is_busy", "is_confirmed", "is_dropped", "is_leaving", "is_missing",
-        "is_publishing", "is_queued", "is_unheard", "is_writing", "job", "key", "loaded_version", "must_hold", "must_look", "object",
-        "object_was_deleted", "persisted", "revision", "shard", "state", "tried", "unsent", "wake_at", "write_at",
+        "is_publishing", "is_queued", "is_unheard", "is_writing", "job", "key", "loaded_version", "must_hold", "must_look", "news", "object",
+        "object_was_deleted", "own_status", "persisted", "revision", "shard", "state", "tried", "unsent", "wake_at", "write_at",
         "written_at",
     )  # fmt: skip
 
@@ -83,10 +86,12 @@ class LiveTask:
         self.failed_writes = 0
         self.is_confirmed = False
         self.loaded_version: Final = version_of(action)
-        self.tried: bytes | None = None
+        self.own_status = mark_of(action)
+        self.tried: int | None = None
         self.is_leaving = False
         self.is_unheard = False
         self.must_hold = False
+        self.news: tuple[ReasonInfo, ...] = ()
         self.is_missing = False
         self.is_dropped = False
         self.is_queued = False
@@ -126,12 +131,10 @@ class LiveTask:
         if version_of(answer) >= version_of(self.action):
             self.action = answer
 
-    def is_own_status(self, read: ObservedObject) -> bool:
+    def is_own_status(self, seen: ObservedObject) -> bool:
         """Whether the status there was written by this engine, as far as it knows, and by nobody after it."""
-        private = _private_part(read)
-        return private == _private_part(self.action) or (
-            self.tried is not None and private == (self.tried, STATE_VERSION)
-        )
+        mark = mark_of(seen)
+        return mark in (self.own_status, self.tried)
 
     def learn(self, read: ObservedObject) -> ObservedObject:
         """Keeps an object as it was read or made, unless the watch told of a later state meanwhile; the latest of both."""
@@ -162,13 +165,17 @@ class _PrivatePart(msgspec.Struct, frozen=True):
 _private_decoder: Final = msgspec.json.Decoder(_PrivatePart)
 
 
-def _private_part(action: ObservedObject) -> tuple[bytes | None, int] | None:
-    """What one executor alone writes; ``None`` when it can not be read."""
+def mark_of(action: ObservedObject) -> int:
+    """Tells one executor's private part of a status from any other."""
     try:
         status = _private_decoder.decode(action.raw).status
     except (msgspec.DecodeError, RecursionError):
-        return None
-    return status.plugin_state, status.plugin_state_version
+        return 0
+    return mark(status.plugin_state, status.plugin_state_version)
+
+
+def mark(plugin_state: bytes | None, version: int = STATE_VERSION) -> int:
+    return hash((plugin_state, version))
 
 
 _decoder: Final = msgspec.json.Decoder(TaskAction)

@@ -20,7 +20,7 @@ from propfan.engine import status
 from propfan.engine.clock import Clock
 from propfan.engine.cluster import TASK_ACTION, Cluster, ObservedObject
 from propfan.engine.config import EngineConfig
-from propfan.engine.reconcile.live_task import LiveTask, version_of
+from propfan.engine.reconcile.live_task import LiveTask, mark, version_of
 from propfan.engine.reconcile.timers import Timers
 from propfan.engine.task_events import EventSink, NotAllRecordedError, TaskEvent
 from propfan.engine.task_state import DELAY_BACKOFF
@@ -212,6 +212,7 @@ class Publisher:
         identity = live.identity
         patch = status.to_patch(live.state, f"{identity.run}/{identity.action}", self._clock.now(), live.unsent)
         version = live.action.metadata.resource_version
+        live.tried = mark(patch["status"]["pluginState"])
         try:
             answer = await self._cluster.patch(
                 TASK_ACTION, *live.key, patch, subresource="status", resource_version=version
@@ -224,11 +225,10 @@ class Publisher:
             await self._compare(live, error)
             return
         except ApiError as error:
-            live.tried = patch["status"]["pluginState"]
             self._retry(live, error)
             return
         live.learn_action(answer)
-        live.tried = None
+        live.own_status, live.tried = live.tried, None
         live.failed_writes = 0
         live.written_at = self._clock.now()
         live.is_writing = False

@@ -30,6 +30,7 @@ from propfan.engine.reconcile.live_task import (
     is_tidy,
     version_of,
 )
+from propfan.engine.reconcile.object_events import ObjectEvents, with_news
 from propfan.engine.reconcile.publisher import Publisher, Signal, keep_unsent
 from propfan.engine.reconcile.rounds import Rounds
 from propfan.engine.reconcile.timers import Timers
@@ -87,6 +88,7 @@ class Reconciler:
         watched: Kinds of the objects that tasks run as.
         on_final: Called with a task whose verdict is written down; its object may still be going away.
         shards: Those that it begins with; all tasks are driven here when it is ``None``.
+        tells_events: Whether Events of objects become reasons of their tasks.
         may_act: Asked before each round; once it says no, nothing is begun any more.
     """
 
@@ -101,6 +103,7 @@ class Reconciler:
         watched: frozenset[Kind],
         on_final: Callable[[LiveTask], None],
         shards: frozenset[int] | None = None,
+        tells_events: bool = False,
         may_act: Callable[[], bool] = lambda: True,
     ) -> None:
         self._cluster: Final = cluster
@@ -126,6 +129,7 @@ class Reconciler:
             on_overtaken=self._on_overtaken,
         )
         self._may_act: Final = may_act
+        self._events: Final = ObjectEvents(cluster, clock, self._live, self._enqueue) if tells_events else None
         self._watched: Final = sorted(watched, key=str)
         self._namespaces: Final = config.namespaces or ("",)
         self._shard_count: Final = config.sharding.shards
@@ -279,6 +283,9 @@ class Reconciler:
                 await watcher.is_synced.wait()
         self._are_actions_listed = True
         self._found.clear()
+        if self._events is not None:
+            for namespace in self._namespaces:
+                watches.start_soon(self._events.watcher(namespace).run)
 
     # -- What comes in -----------------------------------------------------------------------------
 
@@ -298,6 +305,9 @@ class Reconciler:
         if live is None:
             if not is_tidy(seen) and self._is_ours(shard := self._shard_of(seen)):
                 self._enqueue(self._take_up(key, seen, shard))
+            return
+        if not live.is_own_status(seen):
+            self._on_overtaken(live, seen, is_live=False)
             return
         known, live.action = live.action.metadata, seen
         meta = seen.metadata
@@ -344,13 +354,13 @@ class Reconciler:
                 live.is_missing = True
                 self._enqueue(live)
 
-    def _on_overtaken(self, live: LiveTask, latest: ObservedObject) -> None:
+    def _on_overtaken(self, live: LiveTask, latest: ObservedObject, *, is_live: bool = True) -> None:
         """Another engine drives the task, or did for a while: what it wrote counts, and not what is known here."""
         if not self._is_driven(live):
             return
         logger.warning("task was driven by another engine", task=str(live.key))
         self._let_go(live)
-        self._take_up_again(live, latest)
+        self._take_up_again(live, latest, is_live=is_live)
 
     def _on_object(self, event: WatchEvent) -> None:
         seen = event.object
@@ -482,7 +492,7 @@ class Reconciler:
                 if not await self._confirm(live, now):
                     return
                 continue
-            event = await self._rounds.next_event(live, now)
+            event = with_news(live, await self._rounds.next_event(live, now))
             if not self._is_driven(live):
                 continue
             if event is None:
@@ -514,12 +524,12 @@ class Reconciler:
             self._take_up_again(live, latest)
         return False
 
-    def _take_up_again(self, live: LiveTask, latest: ObservedObject) -> None:
-        """Drives the task from what was read just now."""
+    def _take_up_again(self, live: LiveTask, latest: ObservedObject, *, is_live: bool = True) -> None:
+        """Drives the task from what was read just now, or from what a watch told."""
         if is_tidy(latest) or not self._is_ours(live.shard):
             return
         taken = self._take_up(live.key, latest, live.shard)
-        taken.is_confirmed = True
+        taken.is_confirmed = is_live
         taken.object, taken.object_was_deleted = live.object, live.object_was_deleted
         self._enqueue(taken)
 

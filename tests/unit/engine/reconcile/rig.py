@@ -86,7 +86,7 @@ class CountingCluster:
         return await self._cluster.create(kind, body)
 
     async def patch(self, kind: Kind, namespace: str, name: str, patch: Any, **more: str) -> ObservedObject:
-        what = more.get("subresource") or ",".join(patch["metadata"])
+        what = more.get("subresource") or ",".join(patch.get("metadata", patch))
         self.writes.append(f"patch {kind} {what}")
         if what == "status" and self.failures:
             raise self.failures.pop(0)
@@ -119,19 +119,28 @@ class ListSink:
 class Rig:
     """What a test needs; ``told`` are the reasons of the final events, by task."""
 
-    def __init__(self, cluster: EmbeddedCluster, config: EngineConfig, registry: Registry, plugin: PodPlugin) -> None:
+    def __init__(
+        self,
+        cluster: EmbeddedCluster,
+        config: EngineConfig,
+        registry: Registry,
+        plugin: Any,
+        watched: frozenset[Kind] = frozenset({POD}),
+        **reconciler: Any,
+    ) -> None:
         self.truth: Final = cluster
         self.cluster: Final = CountingCluster(cluster)
         self.sink: Final = ListSink()
-        self.plugin: Final = plugin
+        self.plugin: Final[Any] = plugin
         self.final: Final[list[str]] = []
         store = InMemoryStore()
         clock = SystemClock()
-        ports = Ports(self.cluster, store, FakeSecrets(), config.max_payload_bytes, "")
+        shard_count = config.sharding.shards if "shards" in reconciler else 0
+        ports = Ports(self.cluster, store, FakeSecrets(), config.max_payload_bytes, "", shard_count)
         cache = StoreCache(store, "memory:///cache", clock)
         rounds = Rounds(registry, ports, cache, config, K8sConfig(), clock)
         self.reconciler: Final = Reconciler(
-            self.cluster, rounds, self.sink, config, clock, watched=frozenset({POD}), on_final=self._on_final
+            self.cluster, rounds, self.sink, config, clock, watched=watched, on_final=self._on_final, **reconciler
         )
 
     def _on_final(self, live: LiveTask) -> None:
@@ -210,15 +219,17 @@ class Rig:
 
 
 @asynccontextmanager
-async def rig(*, age_s: float = 0.0, **settings: Any) -> AsyncIterator[Rig]:
-    """Everything is made ``age_s`` before now."""
+async def rig(
+    *, age_s: float = 0.0, reconciler: Mapping[str, Any] | None = None, **settings: Any
+) -> AsyncIterator[Rig]:
+    """Everything is made ``age_s`` before now; ``reconciler`` are more arguments of it."""
     config = msgspec.structs.replace(EngineConfig(workers=4, status_linger_s=0.02), **settings)
     plugin = PodPlugin()
     registry = Registry()
     registry.register(KubernetesPluginEntry(id="pods", task_types=("pod",), watched=POD, load=plugin))
     registry.load(setup_context())
     async with EmbeddedCluster.open(clock=lambda: datetime.now(UTC) - timedelta(seconds=age_s)) as cluster:
-        yield Rig(cluster, config, registry, plugin)
+        yield Rig(cluster, config, registry, plugin, **(reconciler or {}))
 
 
 @asynccontextmanager
