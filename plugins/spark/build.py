@@ -32,7 +32,7 @@ DRIVER_ACCOUNT: Final = "spark"
 TEMPLATE_VERSION: Final = "3.0.0"
 """The first version of Spark with pod templates. The operator wants to be told a version that has them."""
 
-_OWN_PODS: Final = (b"driverPod", b"executorPod", b"driver_pod", b"executor_pod")
+_OWN_PODS: Final = (b"driverPod", b"executorPod")
 _RESTART_POLICY: Final = {"type": "OnFailure", "onSubmissionFailureRetries": 14}
 _TYPES: Final = {SparkApplication.JAVA: "Java", SparkApplication.SCALA: "Scala", SparkApplication.R: "R"}
 
