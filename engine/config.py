@@ -122,6 +122,8 @@ class EngineConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rena
         undefined_timeout_s: How long a plugin may know no phase.
         resync_s: A silent task is looked at this often. Watches make it needless; it is the net below them.
         core_poll_s: How often a plugin without objects is asked when it names no time.
+        cluster_sweep_s: Between looks for shared clusters that nobody uses any more; none is called idle before
+            three times that.
         event_batch: Most events sent at once.
         sink_timeout_s: A batch of events that takes longer is sent again.
         gc_interval_s: Between looks for tasks that were over long ago; 0 keeps them all.
@@ -152,6 +154,7 @@ class EngineConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rena
     undefined_timeout_s: Seconds = 600.0
     resync_s: Seconds = 600.0
     core_poll_s: Seconds = 10.0
+    cluster_sweep_s: Seconds = 30.0
     event_batch: Annotated[int, Meta(ge=1, le=10_000)] = 400
     sink_timeout_s: Seconds = 30.0
     gc_interval_s: SecondsOrNone = 1800.0

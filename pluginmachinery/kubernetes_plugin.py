@@ -10,12 +10,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime
-from typing import Any, Protocol, runtime_checkable
+from typing import Annotated, Any, Final, Protocol, runtime_checkable
 
 import msgspec
 
 from propfan.pluginmachinery.contexts import OwnerReference, PluginContext, TaskContext, TaskExecutionMetadata
 from propfan.pluginmachinery.phases import PhaseInfo
+
+_Instant = Annotated[datetime, msgspec.Meta(tz=True)]
 
 
 class Kind(msgspec.Struct, frozen=True):
@@ -163,31 +165,78 @@ class AbortOverride(Protocol):
     async def on_abort(self, ctx: TaskContext, resource: ObservedObject) -> AbortBehavior: ...
 
 
+CLUSTER_LABEL: Final = "propfan.org/cluster"
+"""Names the shared cluster: on each of its jobs, where the engine puts it, and on its pods, where its plugin does."""
+
+LAST_USED_ANNOTATION: Final = "propfan.org/last-used"
+"""On a shared cluster: when the engine last gave it a job, or saw it with one (RFC 3339)."""
+
+
 @runtime_checkable
 class ClusterPlugin(Protocol):
-    """Jobs on a shared, long-lived cluster that the engine creates when first needed.
+    """Jobs on shared, long-lived clusters, each of which the engine creates when it is first needed.
 
-    Clusters carry no owner reference and no finalizer; jobs are owned like any object.
+    Tasks whose clusters have the same name in the same namespace share one. Clusters carry no owner reference
+    and no finalizer; jobs are owned like any object. A cluster is deleted once it ``is_idle`` and has no job
+    that has not ended. The pods of a cluster that wear ``CLUSTER_LABEL`` are shown to its jobs with their own.
     """
 
     def get_cluster_name(self, ctx: TaskContext) -> str:
-        """Deterministic, normally a hash of what the cluster is; a DNS-1123 label."""
+        """Deterministic, normally with a hash of what the cluster is; a DNS-1123 label.
+
+        Empty when the task's job brings a cluster of its own.
+
+        Raises: as ``KubernetesPlugin.build_resource``.
+        """
         ...
 
-    async def build_cluster_resource(self, ctx: TaskContext) -> BuiltObject: ...
+    async def build_cluster_resource(self, ctx: TaskContext) -> BuiltObject:
+        """The whole cluster to create; the engine adds name, namespace and default labels."""
+        ...
 
     def build_cluster_identity_resource(self, metadata: TaskExecutionMetadata) -> BuiltObject: ...
 
-    def is_cluster_ready(self, resource: ObservedObject) -> bool: ...
+    def is_cluster_ready(self, resource: ObservedObject) -> bool:
+        """Whether it takes jobs."""
+        ...
 
-    async def build_job_resource(self, ctx: TaskContext, cluster_name: str) -> BuiltObject: ...
+    async def check_cluster(self, ctx: PluginContext, resource: ObservedObject) -> str:
+        """Why a cluster that is not ready is not, for people.
+
+        Raises:
+            PermanentError: it never will be: the task fails with this error.
+        """
+        ...
+
+    async def build_job_resource(self, ctx: TaskContext, cluster_name: str) -> BuiltObject:
+        """As ``KubernetesPlugin.build_resource``; with an empty ``cluster_name``, a job with its own cluster."""
+        ...
 
     def build_job_identity_resource(self, metadata: TaskExecutionMetadata) -> BuiltObject: ...
 
     async def get_job_phase(self, ctx: PluginContext, resource: ObservedObject) -> PhaseInfo: ...
 
-    def get_properties(self) -> Properties: ...
+    def get_properties(self) -> Properties:
+        """Of the jobs."""
+        ...
+
+    def is_terminal(self, resource: ObservedObject) -> bool:
+        """Whether a job will not change any more by itself."""
+        ...
+
+    def get_completion_time(self, resource: ObservedObject) -> datetime | None:
+        """Of a job."""
+        ...
 
     def is_idle(self, resource: ObservedObject, now: datetime) -> bool:
-        """Whether a cluster is past its time to live and may be deleted."""
+        """Whether a cluster was not used for longer than its time to live, see ``last_used``."""
         ...
+
+
+def last_used(cluster: ObservedObject) -> datetime | None:
+    """When a shared cluster was last used; its creation where nothing else is known."""
+    written = cluster.metadata.annotations.get(LAST_USED_ANNOTATION, "")
+    try:
+        return msgspec.convert(written, _Instant)
+    except msgspec.ValidationError:
+        return cluster.metadata.creation_timestamp

@@ -77,17 +77,9 @@ class KubernetesRunner:
             return await self._adopt(live, ctx) or Delayed(f"{self._target(ctx)} was there and is gone again", 0.1)
         except ForbiddenError as error:
             # A quota may be used up by the very object, made by an engine that died before it wrote that down.
-            return await self._adopt(live, ctx) or Postponed(str(error), error.retry_after_s)
-        except KindNotServedError as error:
-            return Postponed(str(error), error.retry_after_s)
-        except (TooLargeError, InvalidError, BadRequestError) as error:
-            return Refused(ExecutionError(_NEVER_AS_IT_IS[type(error)], str(error), ErrorKind.USER))
-        except (ThrottledError, UnavailableError, ConflictError) as error:  # a quota's count may be in conflict
-            return Delayed(str(error), error.retry_after_s)
+            return await self._adopt(live, ctx) or refusal(error)
         except ApiError as error:
-            if error.status >= 500:
-                return Delayed(str(error), error.retry_after_s)
-            return Faulted(error.reason, f"failed to create resource: {error}")
+            return refusal(error)
         if live.learn(created) is created:
             live.must_look = False  # there is nothing to see yet
         return Launched()
@@ -250,6 +242,20 @@ class KubernetesRunner:
 
     def _target(self, ctx: RoundContext) -> str:
         return f"{self._kind.kind} {ctx.metadata.namespace}/{self.object_name(ctx)}"
+
+
+def refusal(error: ApiError) -> Event:
+    """What it means that an object could not be created."""
+    match error:
+        case ForbiddenError() | KindNotServedError():
+            return Postponed(str(error), error.retry_after_s)
+        case TooLargeError() | InvalidError() | BadRequestError():
+            return Refused(ExecutionError(_NEVER_AS_IT_IS[type(error)], str(error), ErrorKind.USER))
+        case ThrottledError() | UnavailableError() | ConflictError():  # a quota's count may be in conflict
+            return Delayed(str(error), error.retry_after_s)
+        case _ if error.status >= 500:
+            return Delayed(str(error), error.retry_after_s)
+    return Faulted(error.reason, f"failed to create resource: {error}")
 
 
 def _is_due_for_resync(live: LiveTask, ctx: RoundContext) -> bool:

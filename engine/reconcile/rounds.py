@@ -126,7 +126,7 @@ class Rounds:
             poke: Called with a task that has news: it needs a round.
         """
         for loaded in self._registry.plugins:
-            if isinstance(loaded, LoadedWebPlugin):
+            if isinstance(loaded, LoadedWebPlugin | LoadedClusterPlugin):
                 self._runner_of(loaded.entry.id)
         async with anyio.create_task_group() as tasks:
             for loaded in self._registry.plugins:

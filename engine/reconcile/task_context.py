@@ -24,7 +24,7 @@ from propfan.pluginmachinery.contexts import (
     TaskExecutionMetadata,
 )
 from propfan.pluginmachinery.errors import BadTaskSpecificationError, NotFoundError
-from propfan.pluginmachinery.kubernetes_plugin import Properties
+from propfan.pluginmachinery.kubernetes_plugin import CLUSTER_LABEL, Properties
 from propfan.pluginmachinery.metadata import TemplateFacts
 from propfan.pluginmachinery.phases import PluginState
 from propfan.pluginmachinery.taskaction import MANAGED_LABEL, TaskAction
@@ -133,6 +133,7 @@ class RoundContext:
         self.now: Final = now
         self.new_state: tuple[int, bytes] | None = None
         self.idempotency_key = ""
+        self._lender = ""
 
     @property
     def attempt(self) -> int:
@@ -198,7 +199,11 @@ class RoundContext:
 
     @property
     def kubernetes(self) -> OwnedPods:
-        return OwnedPods(self._ports.cluster, self.metadata)
+        return OwnedPods(self._ports.cluster, self.metadata, self._lender)
+
+    def lend_pods(self, shared_cluster: str) -> None:
+        """From now on ``kubernetes`` shows the pods of that cluster too."""
+        self._lender = shared_cluster
 
     @property
     def state_version(self) -> int:
@@ -220,12 +225,16 @@ class RoundContext:
 
 
 class OwnedPods:
-    """The ``KubernetesReader`` of one task: sees pods with the labels of its run and action only."""
+    """The ``KubernetesReader`` of one task: sees pods with the labels of its run and action only.
 
-    def __init__(self, cluster: Cluster, task: TaskExecutionMetadata) -> None:
+    Args:
+        lender: Shared cluster whose pods are seen too; may be empty.
+    """
+
+    def __init__(self, cluster: Cluster, task: TaskExecutionMetadata, lender: str = "") -> None:
         self._cluster: Final = cluster
         self._namespace: Final = task.namespace
-        self._labels: Final = labels_of(task)
+        self._selectors: Final = [labels_of(task), *([{CLUSTER_LABEL: lender}] if lender else [])]
 
     async def get_pod(self, name: str) -> bytes | None:
         try:
@@ -233,17 +242,20 @@ class OwnedPods:
         except NotFoundError:
             return None
         labels = pod.metadata.labels
-        return pod.raw if all(labels.get(key) == value for key, value in self._labels.items()) else None
+        is_seen = any(all(labels.get(key) == value for key, value in each.items()) for each in self._selectors)
+        return pod.raw if is_seen else None
 
     async def list_pods(self) -> Sequence[bytes]:
         found: list[bytes] = []
-        token = ""
-        while True:
-            page = await self._cluster.list(POD, namespace=self._namespace, labels=self._labels, continue_token=token)
-            found += [pod.raw for pod in page.items]
-            token = page.continue_token
-            if not token:
-                return found
+        for labels in self._selectors:
+            token = ""
+            while True:
+                page = await self._cluster.list(POD, namespace=self._namespace, labels=labels, continue_token=token)
+                found += [pod.raw for pod in page.items]
+                token = page.continue_token
+                if not token:
+                    break
+        return found
 
 
 def labels_of(task: TaskExecutionMetadata) -> dict[str, str]:

@@ -65,6 +65,9 @@ class ClusterExample:
     def is_cluster_ready(self, resource: Any) -> bool:
         return True
 
+    async def check_cluster(self, ctx: Any, resource: Any) -> str:
+        return ""
+
     async def build_job_resource(self, ctx: Any, cluster_name: str) -> Any: ...
 
     def build_job_identity_resource(self, metadata: Any) -> Any: ...
@@ -73,6 +76,11 @@ class ClusterExample:
 
     def get_properties(self) -> Properties:
         return Properties()
+
+    def is_terminal(self, resource: Any) -> bool:
+        return False
+
+    def get_completion_time(self, resource: Any) -> datetime | None: ...
 
     def is_idle(self, resource: Any, now: datetime) -> bool:
         return False
