@@ -44,6 +44,8 @@ from propfan.pluginmachinery.registry import Registry
 if TYPE_CHECKING:
     from prometheus_client.core import GaugeMetricFamily
 
+    from propfan.engine.kubernetes.cluster import KubernetesCluster
+
 logger = structlog.get_logger(__name__)
 
 _LAST_WRITES_S: Final = 2.0
@@ -135,6 +137,8 @@ class Daemon:
             await preflight.check_rights(cluster, needed, user)
             sink = await stack.enter_async_context(self._sink())
             term = _Term(
+                cluster=cluster,
+                tracer=tracer,
                 parts=parts,
                 sink=MeteredSink(LoggedSink(sink), self._metrics),
                 cache=await stack.enter_async_context(self._caches(parts)),
@@ -195,7 +199,9 @@ class Daemon:
     async def _serve_with(self, cache: TaskCache, term: _Term) -> None:
         config, parts = self.config, term.parts
         fence = Fence()
-        fenced = FencedCluster(parts.cluster, fence)
+        # Fenced twice: before a write begins, and after it has waited for its turn, right before it is sent.
+        guarded = MeteredCluster(term.cluster.guarded(fence.check), self._metrics, term.tracer)
+        fenced = FencedCluster(guarded, fence)
         reconciler = assembly.reconciler(
             parts,
             cluster=fenced,
@@ -266,6 +272,8 @@ class Daemon:
 class _Term(msgspec.Struct, frozen=True):
     """What terms have in common."""
 
+    cluster: KubernetesCluster
+    tracer: Tracer
     parts: Foundation
     sink: EventSink
     cache: Callable[[], AbstractAsyncContextManager[TaskCache]]

@@ -56,6 +56,11 @@ class Fence:
     def may_act(self) -> bool:
         return self.is_open
 
+    def check(self, target: str = "a write") -> None:
+        """Raises ``UnavailableError`` once it is shut."""
+        if not self.is_open:
+            raise UnavailableError(target, f"this replica may not act any more: {self.why}")
+
     async def closed(self) -> None:
         """Returns as soon as it is shut, and a quarter of a second after its deadline at the latest."""
         while self.is_open:
@@ -71,8 +76,7 @@ class FencedCluster:
         self._fence: Final = fence
 
     def _check(self, kind: Kind, name: str) -> None:
-        if not self._fence.is_open:
-            raise UnavailableError(f"{kind.kind} {name}", f"this replica may not write any more: {self._fence.why}")
+        self._fence.check(f"{kind.kind} {name}")
 
     async def get(self, kind: Kind, namespace: str, name: str) -> ObservedObject:
         return await self._cluster.get(kind, namespace, name)
@@ -129,6 +133,5 @@ class FencedSink:
         self._fence: Final = fence
 
     async def record(self, events: Sequence[TaskEvent]) -> None:
-        if not self._fence.is_open:
-            raise UnavailableError("event sink", f"this replica may not tell any more: {self._fence.why}")
+        self._fence.check("event sink")
         await self._sink.record(events)

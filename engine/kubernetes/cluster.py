@@ -8,7 +8,7 @@ the message names verb and resource).
 from __future__ import annotations
 
 import random
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from typing import Any, Final, Self, TypeVar
 
@@ -73,9 +73,10 @@ _Answer = TypeVar("_Answer")
 class KubernetesCluster:
     """A ``Cluster`` in front of an API server, and what a daemon needs beside."""
 
-    def __init__(self, transport: Transport, config: KubernetesConfig) -> None:
+    def __init__(self, transport: Transport, config: KubernetesConfig, guard: Callable[[], None] | None = None) -> None:
         self._transport: Final = transport
         self._config: Final = config
+        self._guard: Final = guard
         self._validation: Final = config.field_validation.value
 
     @classmethod
@@ -94,6 +95,10 @@ class KubernetesCluster:
         config = config or KubernetesConfig()
         async with Transport.open(with_credentials or credentials.find(config), config) as transport:
             yield cls(transport, config)
+
+    def guarded(self, guard: Callable[[], None]) -> KubernetesCluster:
+        """The same cluster, whose writes are sent only while ``guard`` does not raise."""
+        return KubernetesCluster(self._transport, self._config, guard)
 
     @property
     def server(self) -> str:
@@ -200,7 +205,7 @@ class KubernetesCluster:
         if grace_period_s is not None:
             options["gracePeriodSeconds"] = grace_period_s
         path, target = objects.item(kind, namespace, name), f"{kind.kind} {namespace}/{name}"
-        request = Request("DELETE", path, target, kind, namespace, msgspec.json.encode(options))
+        request = Request("DELETE", path, target, kind, namespace, msgspec.json.encode(options), guard=self._guard)
         await self._transport.call(request, self._transport.objects)
 
     async def _object(
@@ -208,7 +213,8 @@ class KubernetesCluster:
     ) -> ObservedObject:
         """The object that such a request answers with."""
         target = f"{kind.kind} {namespace}/{name}"
-        request = Request(method, path, target, kind, namespace, body, content_type)
+        guard = self._guard if method != "GET" else None
+        request = Request(method, path, target, kind, namespace, body, content_type, guard=guard)
         return objects.observed(kind, await self._transport.call(request, self._transport.objects), target)
 
     # -- Beside objects ----------------------------------------------------------------------------

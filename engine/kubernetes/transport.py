@@ -6,7 +6,7 @@ import io
 import re
 import socket
 import ssl
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from importlib import metadata
 from typing import Final, Self
@@ -67,6 +67,7 @@ class Request(msgspec.Struct, frozen=True):
         target: What it is about, for errors: ``<kind> <namespace>/<name>``.
         kind: Of the objects that it is about.
         group: Waits in turns with those of other groups; the namespace.
+        guard: Called right before it is sent, however long it has waited; raises if it must not be any more.
     """
 
     method: str
@@ -77,6 +78,7 @@ class Request(msgspec.Struct, frozen=True):
     body: bytes = b""
     content_type: str = JSON
     accept: str = JSON
+    guard: Callable[[], None] | None = None
 
 
 class AnswerTooLargeError(UnavailableError):
@@ -229,6 +231,8 @@ class Transport:
         if request.body:
             headers["Content-Type"] = request.content_type
             body = request.body if len(request.body) < LARGE_BODY_BYTES else io.BytesIO(request.body)
+        if request.guard is not None:
+            request.guard()
         response = await connection.session.request(
             request.method,
             URL(access.server + request.path, encoded=True),
