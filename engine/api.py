@@ -20,7 +20,7 @@ from propfan.engine.config import EngineConfig
 from propfan.engine.embedded import EmbeddedCluster
 from propfan.engine.garbage import GarbageCollector
 from propfan.engine.journal_sink import JournalSink
-from propfan.engine.processes import OnExit, ProcessRuntime
+from propfan.engine.processes import OnExit, ProcessRuntime, TaskSecrets
 from propfan.engine.reconcile.live_task import LiveTask, TaskKey, decode
 from propfan.engine.submission import Submission, TaskStatus
 from propfan.engine.task_events import EventSink, TaskEvent
@@ -83,6 +83,7 @@ class Engine:
         sink: Where events go in addition to the engine's own journal, if there is one.
         clock: For tests.
         detach: Leave running processes alone on exit; the next engine on ``data_dir`` finds them.
+        task_secrets: For tasks that ask for some and run as processes.
     """
 
     def __init__(
@@ -95,6 +96,7 @@ class Engine:
         sink: EventSink | None = None,
         clock: Clock | None = None,
         detach: bool = False,
+        task_secrets: TaskSecrets | None = None,
     ) -> None:
         self.config: Final = config or EngineConfig()
         self._given_cluster: Final = cluster
@@ -103,6 +105,7 @@ class Engine:
         self._given_sink: Final = sink
         self._clock: Final = clock or SystemClock()
         self._detach: Final = detach
+        self._task_secrets: Final = task_secrets
         self._waiters: Final[dict[TaskKey, anyio.Event]] = {}
         self._processes: ProcessRuntime | None = None
 
@@ -151,6 +154,7 @@ class Engine:
                     data_dir=config.data_dir / "processes",
                     capacity=config.capacity,
                     keep_work=config.keep_work,
+                    secrets=self._task_secrets,
                     on_exit=OnExit.DETACH if self._detach else OnExit.STOP,
                 )
                 await stack.enter_async_context(self._processes)

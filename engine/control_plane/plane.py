@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -15,6 +15,7 @@ import msgspec
 import structlog
 from flyteidl2.common import identifier_pb2
 from flyteidl2.core import literals_pb2
+from flyteidl2.core.security_pb2 import Secret
 from flyteidl2.dataproxy import dataproxy_service_pb2
 from flyteidl2.task import common_pb2, task_definition_pb2
 from flyteidl2.workflow import run_definition_pb2
@@ -105,7 +106,7 @@ class ControlPlane:
             self.catalog = Catalog(database)
             self.secrets = SecretStore(database, key)
             self.signer = Signer(key)
-            self.engine = await stack.enter_async_context(Engine(self._engine_config, sink=self))
+            self.engine = await stack.enter_async_context(Engine(self._engine_config, sink=self, task_secrets=self))
             self.store = self.engine.store
             self.logs = Logs(self.ledger, data_dir)
             self.app = Application(applications(self), config)
@@ -222,6 +223,10 @@ class ControlPlane:
             self._balance(view, record.parent)
             orphans = [left for left in _below(record, view.actions.values()) if not left.is_over]
             await self._abort_all(orphans, _ENDED_PARENT.format(record.key.name))
+
+    async def value(self, secret: Secret, labels: Mapping[str, str]) -> str | bytes | None:
+        """A secret for a task of the project and domain in its labels."""
+        return await self.secrets.value(secret.key, labels.get("project", ""), labels.get("domain", ""))
 
     # -- Reading -----------------------------------------------------------------------------------
 

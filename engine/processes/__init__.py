@@ -16,5 +16,6 @@ from __future__ import annotations
 from propfan.engine.processes.pod_worker import BackOff
 from propfan.engine.processes.runtime import OnExit, ProcessRuntime
 from propfan.engine.processes.scheduler import Capacity
+from propfan.engine.processes.secrets import TaskSecrets
 
-__all__ = ["BackOff", "Capacity", "OnExit", "ProcessRuntime"]
+__all__ = ["BackOff", "Capacity", "OnExit", "ProcessRuntime", "TaskSecrets"]

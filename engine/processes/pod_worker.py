@@ -19,6 +19,7 @@ from propfan.engine.processes import environment, logs, statuses
 from propfan.engine.processes.pods import Container, Pod
 from propfan.engine.processes.process import ContainerProcess, Exit, Launch, LaunchError, Nursery, find, unrecorded
 from propfan.engine.processes.refusals import CREATE_CONTAINER_ERROR, RefusedError, refusal_of
+from propfan.engine.processes.secrets import TaskSecrets, inject
 from propfan.engine.processes.statuses import ContainerStatus, PodStatus, State, Terminated, Verdict, Waiting
 from propfan.pluginmachinery.errors import ENGINE_STOPPED, ApiError, ConflictError, InvalidError, NotFoundError
 
@@ -55,6 +56,7 @@ class Node(msgspec.Struct, frozen=True):
     back_off: BackOff
     allocatable: Callable[[str], int]
     now: Callable[[], datetime]
+    secrets: TaskSecrets | None = None
 
     def pod_dir(self, uid: str) -> Path:
         return self.data_dir / "pods" / uid
@@ -313,6 +315,9 @@ class PodWorker:
             base=self._node.inherited,
             allocatable=self._node.allocatable,
         )
+        injected: Mapping[str, str] = {}
+        if self._node.secrets is not None:
+            injected = await inject(self._node.secrets, self._pod, self._dir / "secrets")
         work = self._dir / WORK
         work.mkdir(parents=True, exist_ok=True)
         log = self._log_path(container, restart)
@@ -324,7 +329,7 @@ class PodWorker:
             raise RefusedError(f"resources.limits.memory: {limit!r}: {error}") from error
         return Launch(
             variables.command_line(container),
-            variables.whole,
+            {**variables.whole, **injected},
             container.working_dir or str(work),
             str(log),
             limit_bytes,

@@ -25,6 +25,7 @@ from propfan.engine.processes.pods import Pod
 from propfan.engine.processes.process import open_nursery
 from propfan.engine.processes.refusals import left_out
 from propfan.engine.processes.scheduler import Capacity, Placed, Scheduler, Unschedulable, effective_requests
+from propfan.engine.processes.secrets import TaskSecrets
 from propfan.pluginmachinery.errors import (
     RUNTIME_FAILURE,
     ApiError,
@@ -77,6 +78,7 @@ class ProcessRuntime:
         stop_grace_s: Longest time that stopping gives a pod, seconds.
         keep_work: Whether working folders outlive their pods: a file that a task names as its output may be there.
         inherited: Names of the variables that containers take over from this process.
+        secrets: For pods that ask for some; without it they go without.
         now: The wall clock, in UTC.
 
     Attributes:
@@ -98,6 +100,7 @@ class ProcessRuntime:
         keep_work: bool = False,
         back_off: BackOff = _DEFAULT_BACK_OFF,
         inherited: Sequence[str] = environment.INHERITED,
+        secrets: TaskSecrets | None = None,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
         self._cluster = cluster
@@ -109,6 +112,7 @@ class ProcessRuntime:
         self._keep_work = keep_work
         self._back_off = back_off
         self._inherited = inherited
+        self._secrets = secrets
         self._now = now
         self._pods: dict[str, Pod] = {}
         self._workers: dict[str, PodWorker] = {}
@@ -160,6 +164,7 @@ class ProcessRuntime:
                     self._back_off,
                     self._scheduler.allocatable,
                     self._now,
+                    self._secrets,
                 )
                 await tasks.start(self._follow)
                 tasks.start_soon(self._schedule)
