@@ -19,7 +19,7 @@ SOURCES := pyproject.toml setup.py $(wildcard _speedups/*.py _speedups/*.pyx _sp
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test dev lint types imports bench asan fuzz wheel clean
+.PHONY: help demo test dev lint types imports bench asan fuzz cluster wheel clean
 
 help: ## Show this list
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
@@ -56,6 +56,9 @@ asan: $(INSTALLED) ## Test the compiled modules with AddressSanitizer and UBSan 
 
 fuzz: $(INSTALLED) ## Feed every decoder of foreign bytes for a minute (ARGS="NAME --seconds N" runs one)
 	$(BIN)/python -m tests.fuzz $(or $(ARGS),all --seconds 60)
+
+cluster: $(INSTALLED) ## Run a Kubernetes cluster of real parts, until Ctrl-C (needs Go; ARGS="--help")
+	$(BIN)/python -m tests.cluster up $(ARGS)
 
 wheel: $(INSTALLED) ## Build a wheel with the compiled modules into dist/
 	rm -rf build/lib* build/bdist*

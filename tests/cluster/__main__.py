@@ -23,6 +23,8 @@ from tests.cluster.control_plane import ControlPlane, Settings
 
 CHECK_EVERY_S = 1.0
 NOTHING_RUNS = 3
+CLUSTER = "cluster"
+BUILDS = (CLUSTER, *operators.OPERATORS)
 
 
 def main() -> int:
@@ -41,19 +43,20 @@ def main() -> int:
         metavar="NAME[,NAME]",
         help=f"run these operators as well: {', '.join(operators.OPERATORS)}",
     )
-    up.add_argument(
-        "--crds", default="", metavar="NAME[,NAME]", help=f"install only the kinds of: {', '.join(operators.CRDS)}"
-    )
+    up.add_argument("--crds", default="", metavar="NAME[,NAME]", help="install only the kinds of these")
     up.add_argument("--kubeconfig", type=Path, help="also write the kubeconfig there")
     build = commands.add_parser("build", help="build the programs and exit")
-    build.add_argument("modules", nargs="*", metavar="MODULE", help=f"default: all of {', '.join(programs.MODULES)}")
+    build.add_argument("names", nargs="*", metavar="NAME", help=f"default: all of {', '.join(BUILDS)}")
     commands.add_parser("status", help=f"list running clusters; exit {NOTHING_RUNS} when there is none")
     commands.add_parser("down", help="stop every cluster that `up` started")
     commands.add_parser("clean", help="delete all that was built")
     options = parser.parse_args()
     for name in named(getattr(options, "operators", "")) + named(getattr(options, "crds", "")):
-        if name not in operators.CRDS:
-            parser.error(f"{name!r} is none of {', '.join(operators.CRDS)}")
+        if name not in operators.OPERATORS:
+            parser.error(f"{name!r} is none of {', '.join(operators.OPERATORS)}")
+    for name in getattr(options, "names", ()):
+        if name not in BUILDS:
+            parser.error(f"{name!r} is none of {', '.join(BUILDS)}")
     try:
         return run(options)
     except cache.UnavailableError as error:
@@ -66,8 +69,12 @@ def run(options: argparse.Namespace) -> int:
         case "up":
             return run_cluster(options)
         case "build":
-            for module in options.modules or programs.MODULES:
-                print(programs.build(module))
+            for name in options.names or BUILDS:
+                for module in programs.CLUSTER_MODULES if name == CLUSTER else ():
+                    programs.build(module)
+                if name != CLUSTER:
+                    operators.prepare(name)
+            print(cache.folder())
         case "status":
             found = [*running()]
             for entry in found:

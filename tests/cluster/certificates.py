@@ -7,14 +7,11 @@ import ipaddress
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeAlias
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
-
-PrivateKey: TypeAlias = ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey
 
 LIFETIME = dt.timedelta(days=365)  # the training operator renews what ends within 90 days
 
@@ -32,7 +29,7 @@ class Authority:
 
     def __init__(self, folder: Path, *, dns_names: Sequence[str] = ()) -> None:
         self._folder = folder
-        self.key = rsa.generate_private_key(65537, 2048)  # the training operator reads no other kind of an authority's
+        self.key = _new_key()
         self._name = _name("propfan test cluster")
         builder = self._builder(self._name, self.key).add_extension(
             x509.BasicConstraints(ca=True, path_length=0), critical=True
@@ -53,7 +50,7 @@ class Authority:
     def _issue(
         self, file: str, subject: x509.Name, purpose: x509.ObjectIdentifier, dns_names: Sequence[str]
     ) -> KeyPair:
-        key = ec.generate_private_key(ec.SECP256R1())
+        key = _new_key()
         builder = self._builder(subject, key).add_extension(x509.ExtendedKeyUsage([purpose]), critical=False)
         if dns_names:
             builder = builder.add_extension(_alternatives(dns_names, "127.0.0.1"), critical=False)
@@ -65,7 +62,7 @@ class Authority:
     def _sign(self, builder: x509.CertificateBuilder) -> bytes:
         return builder.sign(self.key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM)
 
-    def _builder(self, subject: x509.Name, key: PrivateKey) -> x509.CertificateBuilder:
+    def _builder(self, subject: x509.Name, key: rsa.RSAPrivateKey) -> x509.CertificateBuilder:
         now = dt.datetime.now(dt.UTC)
         return (
             x509.CertificateBuilder()
@@ -80,9 +77,9 @@ class Authority:
         )
 
 
-def write_key(path: Path, key: PrivateKey | None = None) -> Path:
+def write_key(path: Path, key: rsa.RSAPrivateKey | None = None) -> Path:
     """Writes a private key, a new one unless given, that only its owner can read."""
-    written = key or ec.generate_private_key(ec.SECP256R1())
+    written = key or _new_key()
     path.touch(mode=0o600)
     path.write_bytes(
         written.private_bytes(
@@ -90,6 +87,11 @@ def write_key(path: Path, key: PrivateKey | None = None) -> Path:
         )
     )
     return path
+
+
+def _new_key() -> rsa.RSAPrivateKey:
+    """Of the only kind that all operators read."""
+    return rsa.generate_private_key(public_exponent=65537, key_size=2048)
 
 
 def _alternatives(dns_names: Sequence[str], *addresses: str) -> x509.SubjectAlternativeName:

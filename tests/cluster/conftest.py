@@ -23,13 +23,17 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.cluster)
 
 
+def is_required() -> bool:
+    return os.environ.get(REQUIRE, "") not in ("", "0")
+
+
 @contextmanager
 def skipping_when_unavailable() -> Iterator[None]:
     """What can not be made here skips, or fails where the environment demands a cluster."""
     try:
         yield
     except cache.UnavailableError as error:
-        if os.environ.get(REQUIRE, "") not in ("", "0"):
+        if is_required():
             raise
         pytest.skip(f"{error} ({REQUIRE}=1 makes this a failure)")
 
@@ -58,6 +62,8 @@ def operator_fixture(name: str) -> Any:
     @pytest.fixture(scope="session", name=name)
     def running(control_plane: ControlPlane) -> Iterator[ControlPlane]:
         with skipping_when_unavailable():
+            if not (is_required() or operators.is_prepared(name)):
+                raise cache.UnavailableError(f"this operator is not built: python -m tests.cluster build {name}")
             operators.prepare(name)
         with operators.running_operator(control_plane, name):
             yield control_plane
@@ -69,3 +75,4 @@ kubeflow = operator_fixture("kubeflow")
 jobset = operator_fixture("jobset")
 ray = operator_fixture("ray")
 spark = operator_fixture("spark")
+dask = operator_fixture("dask")

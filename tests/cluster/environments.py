@@ -17,8 +17,7 @@ def environment(name: str, *requirements: str) -> Path:
     Raises:
         UnavailableError: pip can not install them; the message has its last words.
     """
-    digest = hashlib.sha256(repr((requirements, sys.version_info[:3])).encode()).hexdigest()[:16]
-    home = cache.folder() / f"{name}-{digest}"
+    home = _home(name, requirements)
     complete = home / "complete"
     if complete.exists():
         return home
@@ -33,3 +32,13 @@ def environment(name: str, *requirements: str) -> Path:
                 raise cache.UnavailableError(f"{', '.join(requirements)} can not be installed:\n{last_words}")
             complete.touch()
     return home
+
+
+def exists(name: str, *requirements: str) -> bool:
+    """Whether ``environment`` has nothing to install."""
+    return (_home(name, requirements) / "complete").exists()
+
+
+def _home(name: str, requirements: tuple[str, ...]) -> Path:
+    digest = hashlib.sha256(repr((requirements, sys.version_info[:3])).encode()).hexdigest()[:16]
+    return cache.folder() / f"{name}-{digest}"

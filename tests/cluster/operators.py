@@ -1,20 +1,21 @@
 """The real operators of other projects, as processes beside a test cluster.
 
-Their CustomResourceDefinitions come from the Go modules that they are built from. Each runs with its admission
-webhooks, which are reached on loopback.
+Their CustomResourceDefinitions come from where the programs come from: Go modules, and PyPI for Dask's. Each runs with
+its admission webhooks, which are reached on loopback.
 """
 
 from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import Final
 
+import msgspec
 import yaml
 
 from tests.cluster import cache, environments, ports, programs, ray_dashboard, webhooks
@@ -23,33 +24,38 @@ from tests.cluster.certificates import Authority, KeyPair, write_key
 from tests.cluster.control_plane import START_TIMEOUT_S, ControlPlane, is_healthy
 from tests.cluster.process import Process
 
-CRDS: Final[Mapping[str, str]] = MappingProxyType(
-    {"kubeflow": "training-operator", "jobset": "jobset", "ray": "ray-operator", "spark": "spark-operator"}
-)
-"""For each family of kinds the Go module that they come from."""
-
-PYSPARK: Final = "pyspark==4.0.4"
-"""The Spark that this version of the operator is shipped with."""
+DASK_CONTROLLER: Final = "dask_kubernetes.operator.controller"
 
 KUBEFLOW_MOUNT: Final = Path("/tmp/k8s-webhook-server/serving-certs/tls.crt")
 """The training operator waits for this file, which a kubelet would mount, and never reads it: it may be empty."""
 
 
 def prepare(name: str) -> None:
-    """Builds what an operator needs, unless it is there.
+    """Makes what an operator needs, unless it is there.
 
     Raises:
-        UnavailableError: it can not be built here.
+        UnavailableError: it can not be made here.
     """
-    programs.build(CRDS[name])
-    if name == "spark":
-        spark_home()
+    parts = OPERATORS[name]
+    if parts.needs_java and shutil.which("java") is None:
+        raise cache.UnavailableError(f"{name} needs Java 17 or later (on Debian and Ubuntu: openjdk-17-jre-headless)")
+    if parts.module:
+        programs.build(parts.module)
+    if parts.requirement:
+        environments.environment(name, parts.requirement)
+
+
+def is_prepared(name: str) -> bool:
+    """Whether ``prepare`` has nothing to make."""
+    parts = OPERATORS[name]
+    is_built = not parts.module or programs.folder(parts.module).exists()
+    return is_built and (not parts.requirement or environments.exists(name, parts.requirement))
 
 
 def install_crds(cluster: ControlPlane, name: str) -> None:
-    """Installs the kinds of ``kubeflow``, ``jobset``, ``ray`` or ``spark`` and waits until they are served."""
-    folder = programs.build(CRDS[name]) / "crds"
-    for path in sorted(folder.glob("*.yaml")):
+    """Installs the kinds of an operator and waits until they are served."""
+    prepare(name)
+    for path in sorted(OPERATORS[name].crds()):
         cluster.install_crds(yaml.safe_load_all(path.read_text(encoding="utf-8")))
 
 
@@ -64,7 +70,7 @@ def running_operator(cluster: ControlPlane, name: str) -> Iterator[None]:
     folder = cluster.directory / "operators" / name
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    with OPERATORS[name](cluster, folder):
+    with OPERATORS[name].run(cluster, folder):
         yield
 
 
@@ -74,16 +80,20 @@ def _running(
     name: str,
     command: Sequence[str | Path],
     *,
-    health_port: int,
+    health: str,
     admission: Sequence[Object] = (),
     environment: Mapping[str, str],
 ) -> Iterator[None]:
-    """A program of controller-runtime, until it is ready and its webhooks are served."""
+    """A program that is ready and whose webhooks are served, for as long as the context lasts.
+
+    Args:
+        health: Where it answers when it is ready, without the scheme.
+    """
     process = Process(name, command, cluster.directory / "logs" / f"{name}.log", env=environment)
     webhooks.register(cluster, admission)
     try:
         process.start()
-        process.await_ready(partial(is_healthy, f"http://127.0.0.1:{health_port}/readyz"), timeout_s=START_TIMEOUT_S)
+        process.await_ready(partial(is_healthy, f"http://{health}"), timeout_s=START_TIMEOUT_S)
         process.await_ready(partial(webhooks.are_served, admission), timeout_s=START_TIMEOUT_S)
         yield
     finally:
@@ -122,7 +132,7 @@ def _jobset(cluster: ControlPlane, folder: Path) -> AbstractContextManager[None]
         cluster,
         "jobset",
         [programs.program("jobset"), f"--config={folder / 'config.yaml'}"],
-        health_port=health_port,
+        health=f"127.0.0.1:{health_port}/readyz",
         admission=webhooks.reached_by_url(
             programs.build("jobset") / "webhooks" / "manifests.yaml",
             name="jobset",
@@ -163,7 +173,7 @@ def _kubeflow(cluster: ControlPlane, folder: Path) -> AbstractContextManager[Non
             "--kube-api-burst=1000",
             "--controller-threads=4",
         ],
-        health_port=health_port,
+        health=f"127.0.0.1:{health_port}/readyz",
         admission=webhooks.reached_by_url(
             programs.build("training-operator") / "webhooks" / "manifests.yaml",
             name="validator.training-operator.kubeflow.org",
@@ -187,7 +197,9 @@ def _ray(cluster: ControlPlane, folder: Path) -> Iterator[None]:
     ]
     with ray_dashboard.dashboards(cluster.api) as proxy:
         environment = _environment(cluster, folder) | {"HTTP_PROXY": proxy}
-        with _running(cluster, "ray-operator", command, health_port=health_port, environment=environment):
+        with _running(
+            cluster, "ray-operator", command, health=f"127.0.0.1:{health_port}/readyz", environment=environment
+        ):
             yield
 
 
@@ -202,7 +214,7 @@ def _spark(cluster: ControlPlane, folder: Path) -> Iterator[None]:
     cluster.api.apply(webhooks.secret(secret, namespace, files))
     host, _, api_port = cluster.url.removeprefix("https://").partition(":")
     environment = _environment(cluster, folder) | {
-        "SPARK_HOME": str(spark_home()),
+        "SPARK_HOME": str(_installed("spark", "pyspark")),
         "KUBERNETES_SERVICE_HOST": host,
         "KUBERNETES_SERVICE_PORT": api_port,
     }
@@ -233,29 +245,62 @@ def _spark(cluster: ControlPlane, folder: Path) -> Iterator[None]:
             cluster,
             "spark-operator-webhook",
             answers,
-            health_port=webhooks_health_port,
+            health=f"127.0.0.1:{webhooks_health_port}/readyz",
             admission=admission,
             environment=environment,
         ),
-        _running(cluster, "spark-operator", controls, health_port=health_port, environment=environment),
+        _running(
+            cluster, "spark-operator", controls, health=f"127.0.0.1:{health_port}/readyz", environment=environment
+        ),
     ):
         yield
 
 
-def spark_home() -> Path:
-    """Where Spark is, whose ``spark-submit`` needs Java.
+@contextmanager
+def _dask(cluster: ControlPlane, folder: Path) -> Iterator[None]:
+    health = f"127.0.0.1:{ports.free_port()}/healthz"
+    kopf = environments.environment("dask", OPERATORS["dask"].requirement) / "bin" / "kopf"
+    command = [str(kopf), "run", "--all-namespaces", f"--liveness=http://{health}", "-m", DASK_CONTROLLER]
+    with _running(cluster, "dask-operator", command, health=health, environment=_environment(cluster, folder)):
+        yield
 
-    Raises:
-        UnavailableError: it is not there and can not be installed.
-    """
-    if shutil.which("java") is None:
-        raise cache.UnavailableError(
-            "spark-submit needs Java 17 or later (on Debian and Ubuntu: openjdk-17-jre-headless)"
-        )
-    (found,) = environments.environment("pyspark", PYSPARK).glob("lib/python*/site-packages/pyspark")
+
+def _installed(name: str, package: str) -> Path:
+    """The folder of a package in the environment of an operator."""
+    home = environments.environment(name, OPERATORS[name].requirement)
+    (found,) = home.glob(f"lib/python*/site-packages/{package}")
     return found
 
 
-OPERATORS: Final[Mapping[str, Callable[[ControlPlane, Path], AbstractContextManager[None]]]] = MappingProxyType(
-    {"kubeflow": _kubeflow, "jobset": _jobset, "ray": _ray, "spark": _spark}
+class Operator(msgspec.Struct, frozen=True):
+    """What an operator is made of, and how it runs."""
+
+    run: Callable[[ControlPlane, Path], AbstractContextManager[None]]
+    crds: Callable[[], Iterable[Path]]
+    module: str = ""
+    """The Go module that its programs come from."""
+    requirement: str = ""
+    """What it needs from PyPI."""
+    needs_java: bool = False
+
+
+def _crds_of(module: str) -> Callable[[], Iterable[Path]]:
+    return lambda: (programs.folder(module) / "crds").glob("*.yaml")
+
+
+OPERATORS: Final[Mapping[str, Operator]] = MappingProxyType(
+    {
+        "kubeflow": Operator(_kubeflow, _crds_of("training-operator"), "training-operator"),
+        "jobset": Operator(_jobset, _crds_of("jobset"), "jobset"),
+        "ray": Operator(_ray, _crds_of("ray-operator"), "ray-operator"),
+        "spark": Operator(  # with the Spark that this version of the operator is shipped with
+            _spark, _crds_of("spark-operator"), "spark-operator", "pyspark==4.0.4", needs_java=True
+        ),
+        "dask": Operator(
+            _dask,
+            lambda: _installed("dask", "dask_kubernetes").glob("operator/deployment/helm/*/crds/*.yaml"),
+            requirement="dask-kubernetes==2026.3.0",
+        ),
+    }
 )
+"""By the family of plugins that makes its objects."""

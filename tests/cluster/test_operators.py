@@ -10,6 +10,8 @@ from tests.cluster.api import ApiError, Object, is_condition_true
 from tests.cluster.control_plane import ControlPlane
 from tests.cluster.pods import asked, pod_template
 
+TOLERATION = {"key": "reserved", "operator": "Exists"}
+
 
 def kubeflow_job(kind: str, field: str, /, *, replicas: dict[str, tuple[int, Object]], **spec: Any) -> Object:
     specs = {
@@ -132,3 +134,66 @@ def test_a_ray_job_brings_its_cluster_up_ends_and_takes_it_down(
     assert (ended["status"]["jobStatus"], ended["status"]["message"]) == (job_status, "as it was")
     assert ended["status"]["rayClusterStatus"]["readyWorkerReplicas"] == 2
     ray.api.await_objects(f"/apis/ray.io/v1/namespaces/{namespace}/rayclusters", lambda found: not found)
+
+
+def spark_application(**wishes: str) -> Object:
+    resources = {"cores": 1, "memory": "512m"}
+    driver = {"serviceAccount": "default", "annotations": asked(**wishes), "tolerations": [TOLERATION]}
+    spec = {
+        "type": "Python",
+        "mode": "cluster",
+        "sparkVersion": "4.0.4",
+        "image": "spark",
+        "mainApplicationFile": "local:///job.py",
+        "restartPolicy": {"type": "Never"},
+        "driver": resources | driver,
+        "executor": resources | {"instances": 2},
+    }
+    metadata = {"name": "app"}
+    return {
+        "apiVersion": "sparkoperator.k8s.io/v1beta2",
+        "kind": "SparkApplication",
+        "metadata": metadata,
+        "spec": spec,
+    }
+
+
+@pytest.mark.parametrize(("outcome", "state"), [("succeeded", "COMPLETED"), ("failed", "FAILED")])
+def test_a_spark_application_ends_as_its_driver_does(
+    spark: ControlPlane, namespace: str, outcome: str, state: str
+) -> None:
+    spark.api.create(spark_application(outcome=outcome), namespace=namespace)
+    path = f"/apis/sparkoperator.k8s.io/v1beta2/namespaces/{namespace}/sparkapplications/app"
+    ended = spark.api.await_object(
+        path, lambda app: app.get("status", {}).get("applicationState", {}).get("state") == state, timeout_s=180
+    )
+    assert ended["status"]["driverInfo"]["podName"] == "app-driver"
+    driver = spark.api.get(f"/api/v1/namespaces/{namespace}/pods/app-driver")
+    assert TOLERATION in driver["spec"]["tolerations"], "the webhook did not see the pod"
+
+
+def dask_job(**wishes: str) -> Object:
+    port = {"name": "tcp-comm", "port": 8786, "targetPort": "tcp-comm"}
+    selector = {"dask.org/cluster-name": "job", "dask.org/component": "scheduler"}
+    service = {"type": "ClusterIP", "selector": selector, "ports": [port]}
+    scheduler = {"spec": pod_template("scheduler")["spec"], "service": service}
+    workers = {"replicas": 2, "spec": pod_template("worker")["spec"]}
+    return {
+        "apiVersion": "kubernetes.dask.org/v1",
+        "kind": "DaskJob",
+        "metadata": {"name": "job", "annotations": asked(**wishes)},
+        "spec": {
+            "job": {"spec": pod_template("runner", restart_policy="Never")["spec"]},
+            "cluster": {"spec": {"worker": workers, "scheduler": scheduler}},
+        },
+    }
+
+
+@pytest.mark.parametrize(("outcome", "status"), [("succeeded", "Successful"), ("failed", "Failed")])
+def test_a_dask_job_ends_as_its_runner_does(dask: ControlPlane, namespace: str, outcome: str, status: str) -> None:
+    dask.api.create(dask_job(outcome=outcome, run_for="3s"), namespace=namespace)
+    path = f"/apis/kubernetes.dask.org/v1/namespaces/{namespace}/daskjobs/job"
+    dask.api.await_object(path, lambda job: job.get("status", {}).get("jobStatus") == "Running")
+    assert len(dask.api.list(f"/apis/kubernetes.dask.org/v1/namespaces/{namespace}/daskclusters")) == 1
+    ended = dask.api.await_object(path, lambda job: job.get("status", {}).get("jobStatus") == status)
+    assert ended["status"]["jobRunnerPodName"] == "job-runner"
