@@ -88,6 +88,7 @@ class Registry:
         self._origins: Final[dict[str, str]] = {}
         self._servers: Final[dict[str, str]] = {}
         self._loaded: dict[str, LoadedPlugin] = {}
+        self._discovering: Mapping[str, Discovering] = {}
         self._failures: dict[str, PluginError] = {}
 
     @property
@@ -143,6 +144,11 @@ class Registry:
             except PluginError as error:
                 failures[entry.id] = error
         self._loaded, self._failures = loaded, failures
+        self._discovering = {
+            plugin: it.plugin
+            for plugin, it in loaded.items()
+            if isinstance(it, LoadedWebPlugin) and isinstance(it.plugin, Discovering)
+        }
         return tuple(failures.values())
 
     def resolve(self, task_type: str) -> LoadedPlugin:
@@ -207,9 +213,7 @@ class Registry:
             raise PluginError(entry.id, "is_default", f"plugin '{default}' is the default already")
 
     def _discoveries(self) -> Iterator[tuple[str, Discovery]]:
-        for loaded in self._loaded.values():
-            if isinstance(loaded, LoadedWebPlugin) and isinstance(loaded.plugin, Discovering):
-                yield loaded.entry.id, loaded.plugin.discovered()
+        return ((plugin, discovering.discovered()) for plugin, discovering in self._discovering.items())
 
     def _discoverer(self, task_type: str) -> str | None:
         """Who discovered it. While somebody may yet, nobody else is taken in their place.

@@ -81,6 +81,7 @@ class WebRunner:
         self.loaded: Final = loaded
         self._plugin: Final[Any] = loaded.plugin
         self._is_sync: Final = isinstance(loaded.plugin, SyncWebPlugin)
+        self._is_paced: Final = isinstance(loaded.plugin, Paced)
         self._max_failures: Final = loaded.config.caching.max_system_failures
         self._jobs: Final = jobs
         self._of_plugin: Final[JobsOfPlugin] = jobs.of_plugin(loaded)
@@ -310,7 +311,7 @@ class WebRunner:
         return job
 
     def _new_job(self, live: LiveTask, ctx: RoundContext, key: str) -> Job:
-        pace = self._plugin.pace(ctx) if isinstance(self._plugin, Paced) else Pace()
+        pace = self._plugin.pace(ctx) if self._is_paced else Pace()
         return Job(live, self._of_plugin, key, pace)
 
     def _drop_job(self, live: LiveTask) -> None:

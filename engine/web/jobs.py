@@ -23,7 +23,7 @@ from propfan.pluginmachinery.web_plugin import AsyncWebPlugin, Background, Creat
 logger = structlog.get_logger(__name__)
 
 _FIRST_LOOK_S: Final = 1.0
-"""A young job is looked at after 1, 2, 4 ... seconds, until that is its interval: many are short."""
+"""A young job is looked at after 1, 3, 9 ... seconds, until that is its interval: many are short."""
 
 _LONGEST_WAIT_S: Final = 300.0
 """Between two looks that fail."""
@@ -244,7 +244,7 @@ class Jobs:
             return
         wait = job.interval
         if job.looks < 16:
-            wait = min(wait, timedelta(seconds=_FIRST_LOOK_S * 2**job.looks))
+            wait = min(wait, timedelta(seconds=_FIRST_LOOK_S * 3**job.looks))
             job.looks += 1
         self._look_in(job, wait)
 

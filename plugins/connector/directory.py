@@ -41,6 +41,7 @@ class Connector:
         self.categories: tuple[Category, ...] | None = None
         self.family = deployment.family
         self.problem = ""
+        self._error: Exception | None = None
         self._hearing: Final = anyio.Lock()
 
     async def known_family(self) -> Family:
@@ -48,14 +49,17 @@ class Connector:
 
         Raises:
             TransientError: it does not answer.
+            PermanentError: nothing can be asked there as it is configured.
         """
         if self.family is Family.AUTO:
             async with self._hearing:
                 if self.family is Family.AUTO:
                     await self._hear()
-        if self.family is Family.AUTO:
-            raise TransientError(UNREACHABLE, self.problem)
-        return self.family
+        if self.family is not Family.AUTO:
+            return self.family
+        if isinstance(self._error, PermanentError):
+            raise PermanentError(self._error.code, self._error.message) from self._error
+        raise TransientError(UNREACHABLE, self.problem) from self._error
 
     async def hear(self) -> None:
         """Asks what it offers. What it said before counts until it answers; never raises."""
@@ -95,7 +99,7 @@ class Connector:
     def _failed(self, error: Exception) -> None:
         if not self.problem:
             logger.error("connector can not be asked what it offers", connector=self.name, error=str(error))
-        self.problem = str(error)
+        self.problem, self._error = str(error), error
 
     def category(self, name: str, version: int) -> Category:
         """As it was offered; asynchronous where it was not."""
