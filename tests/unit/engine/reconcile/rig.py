@@ -131,7 +131,7 @@ class Rig:
         self.truth: Final = cluster
         self.cluster: Final = CountingCluster(cluster)
         self.sink: Final = ListSink()
-        self.plugin: Final[Any] = plugin
+        self.plugin: Final[PodPlugin] = plugin
         self.final: Final[list[str]] = []
         store = InMemoryStore()
         clock = SystemClock()
