@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from datetime import datetime
 from typing import Final
 
 import msgspec
@@ -13,20 +12,13 @@ from propfan.engine.reconcile.live_task import LiveTask
 from propfan.engine.reconcile.shared_clusters import SHARED_LABEL, ClusterKey, SharedClusters, is_going
 from propfan.engine.reconcile.task_context import RoundContext
 from propfan.engine.task_state import Delayed, Event, ObjectGone, ObjectLost, Observed, Postponed, Refused
-from propfan.pluginmachinery import names, objects
+from propfan.pluginmachinery import objects
+from propfan.pluginmachinery.cluster_jobs import ClusterJobs, cluster_of
 from propfan.pluginmachinery.config import K8sConfig
-from propfan.pluginmachinery.contexts import PluginContext, TaskContext, TaskExecutionMetadata
+from propfan.pluginmachinery.contexts import PluginContext
 from propfan.pluginmachinery.entries import LoadedClusterPlugin, LoadedKubernetesPlugin
-from propfan.pluginmachinery.errors import AlreadyExistsError, ApiError, NotFoundError, PermanentError
-from propfan.pluginmachinery.kubernetes_plugin import (
-    CLUSTER_LABEL,
-    LAST_USED_ANNOTATION,
-    AbortBehavior,
-    AbortOverride,
-    BuiltObject,
-    Properties,
-    RenderedObject,
-)
+from propfan.pluginmachinery.errors import AlreadyExistsError, ApiError, NotFoundError
+from propfan.pluginmachinery.kubernetes_plugin import LAST_USED_ANNOTATION
 from propfan.pluginmachinery.phases import ErrorKind, ExecutionError, PhaseInfo
 
 _LOOK_AGAIN_S: Final = 30.0
@@ -41,7 +33,7 @@ class ClusterRunner(KubernetesRunner):
     def __init__(
         self, loaded: LoadedClusterPlugin, cluster: Cluster, config: K8sConfig, clusters: SharedClusters
     ) -> None:
-        jobs = _AbortableJobs(loaded) if isinstance(loaded.plugin, AbortOverride) else _Jobs(loaded)
+        jobs = _Jobs(loaded)
         super().__init__(LoadedKubernetesPlugin(loaded.entry, jobs, loaded.properties), cluster, config)
         self._jobs: Final = jobs
         self._clusters: Final = clusters
@@ -105,7 +97,7 @@ class ClusterRunner(KubernetesRunner):
     async def observe(self, live: LiveTask, ctx: RoundContext) -> Event:
         """As for any object; but a job that has lost its cluster is lost."""
         event = await super().observe(live, ctx)
-        name = "" if live.object is None else _cluster_of(live.object)
+        name = "" if live.object is None else cluster_of(live.object)
         if name and isinstance(event, Observed) and not event.phase.is_terminal:
             key = (ctx.metadata.namespace, name)
             self._clusters.use(live, key)
@@ -122,59 +114,10 @@ class ClusterRunner(KubernetesRunner):
         return event
 
 
-def _cluster_of(job: ObservedObject) -> str:
-    """The shared cluster of a job; empty when it has its own."""
-    return job.metadata.labels.get(CLUSTER_LABEL, "")
-
-
-class _Jobs:
-    """The half of a ``ClusterPlugin`` that is about jobs, as a ``KubernetesPlugin``."""
-
-    def __init__(self, loaded: LoadedClusterPlugin) -> None:
-        self._plugin: Final = loaded.plugin
-        self._entry: Final = loaded.entry
-
-    def cluster_name(self, ctx: TaskContext) -> str:
-        """Raises ``PermanentError`` for a name that no object and no label can have."""
-        name = self._plugin.get_cluster_name(ctx)
-        if name and not names.is_dns1123_label(name):
-            problem = f"plugin '{self._entry.id}': get_cluster_name: '{name}' is no DNS-1123 label"
-            raise PermanentError(objects.INVALID_PLUGIN_OBJECT, problem)
-        return name
-
-    def build_identity_resource(self, metadata: TaskExecutionMetadata) -> BuiltObject:
-        return self._plugin.build_job_identity_resource(metadata)
-
-    async def build_resource(self, ctx: TaskContext) -> RenderedObject:
-        name = self.cluster_name(ctx)
-        built = await self._plugin.build_job_resource(ctx, name)
-        rendered = objects.normalise(built, self._entry.watched, self._entry.id, "build_job_resource")
-        if not name:
-            return rendered
-        metadata = rendered.metadata
-        labelled = msgspec.structs.replace(metadata, labels={**metadata.labels, CLUSTER_LABEL: name})
-        return msgspec.structs.replace(rendered, metadata=labelled)
+class _Jobs(ClusterJobs):
+    """Jobs see the pods of their cluster."""
 
     async def get_task_phase(self, ctx: PluginContext, resource: ObservedObject) -> PhaseInfo:
-        name = _cluster_of(resource)
-        if name and isinstance(ctx, RoundContext):
+        if (name := cluster_of(resource)) and isinstance(ctx, RoundContext):
             ctx.lend_pods(name)
-        return await self._plugin.get_job_phase(ctx, resource)
-
-    def get_properties(self) -> Properties:
-        return self._plugin.get_properties()
-
-    def is_terminal(self, resource: ObservedObject) -> bool:
-        return self._plugin.is_terminal(resource)
-
-    def get_completion_time(self, resource: ObservedObject) -> datetime | None:
-        return self._plugin.get_completion_time(resource)
-
-
-class _AbortableJobs(_Jobs):
-    """With its own way to abort them."""
-
-    async def on_abort(self, ctx: TaskContext, resource: ObservedObject) -> AbortBehavior:
-        plugin = self._plugin
-        assert isinstance(plugin, AbortOverride)  # else it would not be one of these
-        return await plugin.on_abort(ctx, resource)
+        return await super().get_task_phase(ctx, resource)

@@ -27,6 +27,7 @@ import pytest
 from flyteidl2.core import tasks_pb2
 
 from propfan.pluginmachinery import entries, objects
+from propfan.pluginmachinery.cluster_jobs import jobs_of
 from propfan.pluginmachinery.errors import DecodeError, PropfanError, TaskError
 from propfan.pluginmachinery.kubernetes_plugin import (
     AbortBehavior,
@@ -37,7 +38,12 @@ from propfan.pluginmachinery.kubernetes_plugin import (
     RenderedObject,
 )
 from propfan.pluginmachinery.phases import Phase, PluginState
-from propfan.pluginmachinery.registry import KubernetesPluginEntry, LoadedKubernetesPlugin, SetupContext
+from propfan.pluginmachinery.registry import (
+    KubernetesPluginEntry,
+    LoadedClusterPlugin,
+    LoadedKubernetesPlugin,
+    SetupContext,
+)
 from propfan.pluginmachinery.testing.builders import NOW, observed, task_metadata
 from propfan.pluginmachinery.testing.fakes import FakeTaskContext, setup_context
 from propfan.pluginmachinery.testing.verdicts import problems_of_object, problems_of_verdict
@@ -122,6 +128,8 @@ class KubernetesPluginContract:
 
     def _load(self, setup_ctx: SetupContext) -> LoadedKubernetesPlugin:
         loaded = entries.load(self.entry, setup_ctx)
+        if isinstance(loaded, LoadedClusterPlugin):
+            return jobs_of(loaded)
         assert isinstance(loaded, LoadedKubernetesPlugin)
         return loaded
 

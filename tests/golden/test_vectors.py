@@ -10,7 +10,12 @@ from tests.golden import runner
 
 JOBS: Final = ("clustered", "dask", "mpi", "pytorch", "ray", "spark", "tensorflow")
 COUNTS: Final = {
-    **{"podspec": 300, "podphase": 400, "template": 400, "tasklog": 300, "names": 600, "execmeta": 300},
+    "podspec": 300,
+    "podphase": 400,
+    "template": 400,
+    "tasklog": 300,
+    "names": 600,
+    "execmeta": 300,
     **{f"{kind}_{area}": 300 for kind in JOBS for area in ("build", "phase")},
 }
 

@@ -14,9 +14,11 @@ import msgspec
 import structlog.testing
 
 from propfan.pluginmachinery import object_metadata, objects
+from propfan.pluginmachinery.cluster_jobs import jobs_of
 from propfan.pluginmachinery.config import K8sConfig, StorageConfig, decode_config
 from propfan.pluginmachinery.entries import (
     KubernetesPluginEntry,
+    LoadedClusterPlugin,
     LoadedKubernetesPlugin,
     PluginEntry,
     SetupContext,
@@ -67,6 +69,8 @@ def setup(case: Mapping[str, Any]) -> SetupContext:
 
 def plugin(entry: PluginEntry, case: Mapping[str, Any]) -> KubernetesPlugin:
     loaded = load(entry, setup(case))
+    if isinstance(loaded, LoadedClusterPlugin):
+        loaded = jobs_of(loaded)
     assert isinstance(loaded, LoadedKubernetesPlugin)
     return loaded.plugin
 
