@@ -228,6 +228,10 @@ class LinkPlan:
         self.plain, self.used = _take_apart(self._links, ())
         self.needs_environment = any(link.only_with_debugger for link in self._links)
 
+    def __bool__(self) -> bool:
+        """Whether there are links."""
+        return bool(self._links)
+
     def render(self, given: LogInput) -> tuple[TaskLog, ...]:
         """The links of one log, in the order in which they are shown."""
         if not self._links:

@@ -20,16 +20,21 @@ HISTORY_UI: Final = "Spark History UI"
 
 _TO_UI: Final = (MessageFormat.JSON, False, False, LinkType.DASHBOARD, True)
 
+_FACTS: Final = ((True, False, False), (False, False, False), (False, True, False), (False, True, True))
+"""Of the links of ``logs.mixed``, ``user``, ``system`` and ``all-user``; see ``_Plans.steps``."""
+
 _CUSTOM_INFO_KEYS: Final = {DRIVER_UI: "sparkDriverUI", HISTORY_UI: "sparkHistoryUI"}
 
 
 class _Plans(msgspec.Struct, frozen=True):
-    """Of one task. ``used`` are the slots that any of them needs."""
+    """Links of one task; ``used`` are the slots that any of them needs.
 
-    mixed: LinkPlan
-    user: LinkPlan
-    system: LinkPlan
-    all_user: LinkPlan
+    Attributes:
+        steps: Plans that have links, with what is known of each: whether it needs the driver's pod, whether it is
+            about the application instead of its driver, and whether its links are shown from the start.
+    """
+
+    steps: tuple[tuple[LinkPlan, bool, bool, bool], ...]
     used: int
 
 
@@ -53,21 +58,32 @@ class ApplicationLinks:
             name: Of the application.
         """
         plans = self._plans.get(ctx.template_bytes) or self._plan(ctx)
+        if not plans.steps:
+            return ()
         values = link_values(ctx, driver_pod, plans.used)
-        found = plans.mixed.render_values(values, has_debugger=has_debugger) if driver_pod else ()
-        found += plans.user.render_values(values)
-        values[POD_NAME] = name
-        found += plans.system.render_values(values)
-        if from_the_start := plans.all_user.render_values(values):
-            found += tuple([msgspec.structs.replace(log, show_while_pending=True) for log in from_the_start])
+        found: tuple[TaskLog, ...] = ()
+        for plan, needs_pod, is_about_application, is_shown_at_once in plans.steps:
+            if needs_pod and not driver_pod:
+                continue
+            if is_about_application:
+                values[POD_NAME] = name
+            links = plan.render_values(values, has_debugger=needs_pod and has_debugger)
+            if is_shown_at_once:
+                links = tuple([msgspec.structs.replace(link, show_while_pending=True) for link in links])
+            found = found + links if found else links
         return found
 
     def _plan(self, ctx: TaskContext) -> _Plans:
-        mixed, user, system, all_user = [logs.plan(ctx.template, uses_config=False) for logs in self._logs]
-        made = _Plans(mixed, user, system, all_user, mixed.used | user.used | system.used | all_user.used)
+        steps = []
+        used = 0
+        for logs, facts in zip(self._logs, _FACTS, strict=True):
+            plan = logs.plan(ctx.template, uses_config=False)
+            if plan:
+                steps.append((plan, *facts))
+                used |= plan.used
         if len(self._plans) >= self._PLANS_KEPT:
             del self._plans[next(iter(self._plans))]
-        self._plans[ctx.template_bytes] = made
+        made = self._plans[ctx.template_bytes] = _Plans(tuple(steps), used)
         return made
 
     def to_ui(self, status: Status) -> TaskLog | None:
