@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -15,12 +15,25 @@ from tests.cluster.control_plane import ControlPlane
 
 HERE = Path(__file__).parent
 REQUIRE = "PROPFAN_REQUIRE_CLUSTER"
+SHOWN_LINES = 10
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.path.is_relative_to(HERE):
             item.add_marker(pytest.mark.cluster)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """A failure shows what the parts of the cluster said last."""
+    report = yield
+    cluster = getattr(item, "funcargs", {}).get("control_plane")
+    if report.failed and cluster is not None:
+        for log in sorted((cluster.directory / "logs").glob("*.log")):
+            lines = log.read_text(encoding="utf-8", errors="replace").splitlines()[-SHOWN_LINES:]
+            report.sections.append((f"end of {log}", "\n".join(lines)))
+    return report
 
 
 def is_required() -> bool:
