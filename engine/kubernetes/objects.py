@@ -1,6 +1,7 @@
 """Objects on the wire: their paths, and the partial decoding of what comes back.
 
-Of an object only the metadata are decoded; the whole is kept as the bytes that came.
+Of an object only the metadata are decoded; the whole is kept as the bytes that came, but for
+``metadata.managedFields``, which can be half of it and is of no use here.
 """
 
 from __future__ import annotations
@@ -16,8 +17,12 @@ from propfan.engine.cluster import Kind, ObjectList, ObjectMeta, ObservedObject
 from propfan.pluginmachinery.errors import BadRequestError, InvalidError, NotFoundError, UnavailableError
 
 
+class _Meta(ObjectMeta, frozen=True, rename="camel", gc=False):
+    managed_fields: msgspec.Raw = msgspec.Raw(b"")
+
+
 class _Partial(msgspec.Struct, gc=False):
-    metadata: ObjectMeta
+    metadata: _Meta
 
 
 class _Loose(msgspec.Struct):
@@ -148,12 +153,42 @@ def observed(kind: Kind, raw: bytes, target: str) -> ObservedObject:
     if raw[-1:] == b"\n":
         raw = raw[:-1]
     try:
-        metadata = _decode(raw).metadata
+        found = _decode(raw).metadata
     except _UNREADABLE:
-        metadata = _unusual(raw, target)
-    if not metadata.name:
+        return ObservedObject(kind, _unusual(raw, target), raw)
+    if not found.name:
         raise _no_object(target, raw, "it has no name")
-    return ObservedObject(kind, metadata, raw)
+    metadata = ObjectMeta(
+        found.name,
+        found.namespace,
+        found.uid,
+        found.resource_version,
+        found.generation,
+        found.creation_timestamp,
+        found.deletion_timestamp,
+        found.deletion_grace_period_seconds,
+        found.labels,
+        found.annotations,
+        found.owner_references,
+        found.finalizers,
+    )
+    return ObservedObject(kind, metadata, _without(raw, memoryview(found.managed_fields)))
+
+
+_MANAGED_FIELDS: Final = b'"managedFields":'
+_COMMA: Final = ord(",")
+
+
+def _without(raw: bytes, managed_fields: memoryview) -> bytes:
+    """The object without this member of its metadata. Its name can stand in no string without a backslash."""
+    start = raw.find(_MANAGED_FIELDS)
+    value_at = start + len(_MANAGED_FIELDS)
+    end = value_at + len(managed_fields)
+    if not managed_fields or raw[value_at:end] != managed_fields:
+        return raw
+    if raw[end] == _COMMA:
+        return raw[:start] + raw[end + 1 :]
+    return raw[: start - 1] + raw[end:]
 
 
 def page(kind: Kind, body: bytes, target: str) -> ObjectList:
@@ -187,9 +222,12 @@ def _unusual(raw: bytes, target: str) -> ObjectMeta:
         for name in ("creationTimestamp", "deletionTimestamp"):
             if name in members:
                 members[name] = _time(members[name])
-        return msgspec.convert(members, ObjectMeta)
+        metadata = msgspec.convert(members, ObjectMeta)
     except _UNREADABLE as error:
         raise _no_object(target, raw, str(error)) from error
+    if not metadata.name:
+        raise _no_object(target, raw, "it has no name")
+    return metadata
 
 
 def _time(text: object) -> object:

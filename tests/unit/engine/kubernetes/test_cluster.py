@@ -153,11 +153,32 @@ async def test_what_can_only_be_wrong_is_not_sent(call: Call, error: type[ApiErr
 
 
 async def test_metadata_are_decoded_and_the_whole_is_kept() -> None:
-    raw = json.dumps(pod("a", 5, labels={"x": "1"}, managedFields=[{"a": 1}])).encode()
+    raw = json.dumps(pod("a", 5, labels={"x": "1"})).encode()
     async with client(answer(200, raw + b"\n")) as it:
         found = await it.cluster.get(POD, "n", "a")
         assert (found.kind, found.raw) == (POD, raw)
         assert (found.metadata.name, found.metadata.resource_version, found.metadata.labels) == ("a", "5", {"x": "1"})
+
+
+@pytest.mark.parametrize(
+    "metadata",
+    [
+        {"name": "a", "managedFields": [{"manager": "m", "fieldsV1": {"f:x": {"k": "]}"}}}]},
+        {"managedFields": [{"manager": "m"}], "name": "a"},
+        {"annotations": {"x": '"managedFields":[{"manager":"m"}]'}, "managedFields": [{"manager": "m"}], "name": "a"},
+        {"name": "a", "managedFields": None},
+        {"name": "a"},
+    ],
+    ids=lambda metadata: json.dumps(metadata)[:40],
+)
+async def test_who_manages_which_field_is_not_kept(metadata: dict[str, Any]) -> None:
+    template = {"metadata": {"managedFields": [{"manager": "m"}]}}
+    whole = {"kind": "Pod", "metadata": metadata, "spec": {"template": template}}
+    async with client(answer(200, json.dumps(whole, separators=(",", ":")).encode())) as it:
+        found = json.loads((await it.cluster.get(POD, "n", "a")).raw)
+        assert found.pop("spec") == {"template": template}
+        assert found["metadata"].pop("managedFields", None) is None
+        assert found == {"kind": "Pod", "metadata": {k: v for k, v in metadata.items() if k != "managedFields"}}
 
 
 async def test_objects_of_a_list_say_what_they_are() -> None:
