@@ -69,6 +69,7 @@ class ConnectorHost:
         self._thread: Final = threading.Thread(target=self._run_thread, name=f"connector {offer.where}", daemon=True)
         self._asked_at: float | None = None
         self._is_told_blocked = False
+        self._is_given_up = False
 
     @classmethod
     async def start(cls, offer: ConnectorOffer, config: ConnectorServiceConfig, environ: Mapping[str, str]) -> Self:
@@ -83,6 +84,7 @@ class ConnectorHost:
             with anyio.fail_after(config.load_timeout_s):
                 made = await asyncio.shield(host._made)
         except TimeoutError:
+            host._is_given_up = True
             where = host._where()
             problem = f"took longer than {config.load_timeout_s:g} s{where and f': it is at {where}'}"
             raise ConnectorError(offer.where, "load", problem) from None
@@ -144,7 +146,7 @@ class ConnectorHost:
             async with aclosing(function()) as items:
                 async for item in items:
                     taken = anyio.Event()
-                    self._home.call_soon_threadsafe(deliver, item, taken)
+                    self._at_home(deliver, item, taken)
                     await taken.wait()
 
         call = self._submit(pump)
@@ -163,6 +165,7 @@ class ConnectorHost:
             await call.result()
         finally:
             receive.close()
+            send.close()
             self._give_up(call)
 
     def look(self) -> None:
@@ -199,10 +202,17 @@ class ConnectorHost:
         with contextlib.suppress(RuntimeError):  # the loop is closed
             self._loop.call_soon_threadsafe(function, *args)
 
+    def _at_home(self, function: Callable[..., object], *args: object) -> bool:
+        """Runs it on the home loop, soon; false when that is over, and the service with it."""
+        try:
+            self._home.call_soon_threadsafe(function, *args)
+        except RuntimeError:  # the loop is closed
+            return False
+        return True
+
     def _answer_look(self) -> None:
         """On the connector's loop."""
-        with contextlib.suppress(RuntimeError):
-            self._home.call_soon_threadsafe(self._heard)
+        self._at_home(self._heard)
 
     def _heard(self) -> None:
         if self._is_told_blocked and self._asked_at is not None:
@@ -242,8 +252,7 @@ class ConnectorHost:
             anyio.run(self._main, backend_options={"use_uvloop": sys.platform != "win32"})
         except BaseException as ended_by:  # noqa: BLE001 - told to whoever waits
             error = ended_by
-        with contextlib.suppress(RuntimeError):  # the service is over as well
-            self._home.call_soon_threadsafe(self._has_ended, error)
+        self._at_home(self._has_ended, error)
 
     async def _main(self) -> None:
         """On the connector's loop, from its begin to its end."""
@@ -253,10 +262,10 @@ class ConnectorHost:
             limiter = anyio.to_thread.current_default_thread_limiter()
             limiter.total_tokens = max(_MIN_THREADS, connector.max_concurrent_calls)
             self._submitted, calls = anyio.create_memory_object_stream[_Call[Any]](math.inf)
-            self._home.call_soon_threadsafe(self._made.set_result, connector)
-            async with calls, anyio.create_task_group() as group:
-                async for call in calls:
-                    group.start_soon(call.run)
+            async with self._submitted, calls, anyio.create_task_group() as group:
+                if not self._is_given_up and self._at_home(self._made.set_result, connector):
+                    async for call in calls:
+                        group.start_soon(call.run)
                 group.cancel_scope.cancel()
             with anyio.move_on_after(_CLOSE_PATIENCE_S):
                 await connector.close()

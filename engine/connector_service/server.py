@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import ipaddress
 import ssl
 from collections.abc import AsyncIterator, Mapping, Sequence
@@ -80,6 +81,7 @@ class ConnectorService:
         await self._server.start()
         stack.push_async_callback(self._server.stop, None)
         self._serve_metrics(stack)
+        self._watch(stack)
         await self._set_health(is_serving=True)
 
     def _add_v1(self) -> tuple[str, ...]:
@@ -139,15 +141,29 @@ class ConnectorService:
         for name in self._names:
             await self._health.set(name, status)
 
-    async def _watch(self) -> None:
-        """Looks at the connectors' loops for as long as the service runs."""
-        while True:
+    def _watch(self, stack: AsyncExitStack) -> None:
+        """Looks at the connectors' loops until the stack is closed.
+
+        By timers rather than in a task, so that errors of whoever uses the service reach it as they are.
+        """
+        loop = asyncio.get_running_loop()
+        timer: asyncio.TimerHandle | None = None
+
+        def look() -> None:
+            nonlocal timer
             for host in self._hosts:
                 host.look()
             self._dispatcher.metrics.looked(
                 (host.connector.name, host.calls_in_flight, host.blocked_for_s) for host in self._hosts
             )
-            await anyio.sleep(_LOOK_INTERVAL_S)
+            timer = loop.call_later(_LOOK_INTERVAL_S, look)
+
+        def stop() -> None:
+            if timer is not None:
+                timer.cancel()
+
+        look()
+        stack.callback(stop)
 
 
 @asynccontextmanager
@@ -174,10 +190,7 @@ async def opened(
             raise refused[0]
         service = ConnectorService(config, hosts)
         service.refused = refused
-        tasks = await stack.enter_async_context(anyio.create_task_group())
-        stack.callback(tasks.cancel_scope.cancel)
-        tasks.start_soon(service._watch)  # noqa: SLF001 - two halves of one thing
-        await service._listen(stack)  # noqa: SLF001
+        await service._listen(stack)  # noqa: SLF001 - two halves of one thing
         yield service
 
 

@@ -12,6 +12,7 @@ from typing import Any, Final, TypeVar
 
 import grpc
 from flyteidl.admin import agent_pb2
+from flyteidl.service import agent_pb2 as service_pb2
 from flyteidl.service import agent_pb2_grpc
 from flyteidl2.connector import connector_pb2
 from google.protobuf.message import Message
@@ -157,5 +158,4 @@ def add_services(server: grpc.aio.Server, dispatcher: Dispatcher) -> tuple[str, 
     add.add_AsyncAgentServiceServicer_to_server(AsyncAgentService(dispatcher), server)
     add.add_SyncAgentServiceServicer_to_server(SyncAgentService(dispatcher), server)
     add.add_AgentMetadataServiceServicer_to_server(AgentMetadataService(dispatcher), server)
-    names = ("AsyncAgentService", "SyncAgentService", "AgentMetadataService")
-    return tuple(f"flyteidl.service.{name}" for name in names)
+    return tuple(service.full_name for service in service_pb2.DESCRIPTOR.services_by_name.values())

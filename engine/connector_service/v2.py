@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any, Final, NoReturn, TypeVar
 
 import grpc
-from flyteidl2.connector import connector_pb2, service_pb2_grpc
+from flyteidl2.connector import connector_pb2, service_pb2, service_pb2_grpc
 
 from propfan.engine.connector_service.dispatch import Dispatcher
 from propfan.engine.connector_service.statuses import CallError
@@ -87,4 +87,5 @@ def add_services(server: grpc.aio.Server, dispatcher: Dispatcher) -> tuple[str, 
     add: Any = service_pb2_grpc
     add.add_AsyncConnectorServiceServicer_to_server(AsyncConnectorService(dispatcher), server)
     add.add_ConnectorMetadataServiceServicer_to_server(ConnectorMetadataService(dispatcher), server)
-    return ("flyteidl2.connector.AsyncConnectorService", "flyteidl2.connector.ConnectorMetadataService")
+    # The descriptors, which also have to be loaded for reflection.
+    return tuple(service.full_name for service in service_pb2.DESCRIPTOR.services_by_name.values())
