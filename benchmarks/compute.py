@@ -145,7 +145,8 @@ def running_object(name: str, task: Task) -> bytes:
         execution = next(task.executions)
         content = json.loads(build(task)())
         made = {"name": execution.metadata.task_execution_id.generated_name, "namespace": execution.metadata.namespace}
-        content["metadata"] = {**content["metadata"], **made, "creationTimestamp": _STARTED}
+        seen = {"creationTimestamp": _STARTED, "uid": "0f0e0d0c-1111-2222-3333-444455556666", "generation": 1}
+        content["metadata"] = {**content["metadata"], **made, **seen}
         content["status"] = STATUSES[name]
     return msgspec.json.encode(content, order="sorted")
 

@@ -137,8 +137,8 @@ class LogInput(msgspec.Struct, frozen=True):
     agent_id: str = ""
     connector_id: str = ""
 
-    def values(self) -> list[str]:
-        """By slot, a plugin's own after the others."""
+    def values(self, used: int = links.ALL) -> list[str]:
+        """By slot, a plugin's own after the others; of the task's identity only the slots in ``used``."""
         values = [""] * links.COUNT
         values[links.LOG_NAME] = self.log_name
         values[links.POD_NAME] = self.pod_name
@@ -149,7 +149,7 @@ class LogInput(msgspec.Struct, frozen=True):
         values[links.HOSTNAME] = self.host_name
         values[links.AGENT_ID] = self.agent_id
         values[links.CONNECTOR_ID] = self.connector_id
-        links.add_identity(values, links.ALL, self.task_execution_id, dns1123_subdomain)
+        links.add_identity(values, used, self.task_execution_id, dns1123_subdomain)
         values[links.START_TIME] = self.pod_rfc3339_start_time
         values[links.FINISH_TIME] = self.pod_rfc3339_finish_time
         values[links.UNIX_START_TIME] = str(self.pod_unix_start_time)
@@ -224,7 +224,7 @@ class LinkPlan:
 
     def __init__(self, found: Sequence[_Link]) -> None:
         self._links = tuple(found)
-        self._by_own_names: dict[tuple[str, ...], links.PlainLinks | None] = {}
+        self._by_own_names: dict[tuple[str, ...], tuple[links.PlainLinks | None, int]] = {}
         self.plain, self.used = _take_apart(self._links, ())
         self.needs_environment = any(link.only_with_debugger for link in self._links)
 
@@ -236,15 +236,16 @@ class LinkPlan:
         """The links of one log, in the order in which they are shown."""
         if not self._links:
             return ()
-        own_names = tuple(name for name, _ in given.extra_template_vars)
-        plain = self.plain
-        if own_names:
+        plain, used = self.plain, self.used
+        own_names: tuple[str, ...] = ()
+        if given.extra_template_vars:
+            own_names = tuple([name for name, _ in given.extra_template_vars])
             if own_names not in self._by_own_names:
-                self._by_own_names[own_names] = _take_apart(self._links, own_names)[0]
-            plain = self._by_own_names[own_names]
-        values = given.values()
-        rendered = None if plain is None else plain.render(values, given.enable_vscode)
-        return self.substitute(values, own_names, has_debugger=given.enable_vscode) if rendered is None else rendered
+                self._by_own_names[own_names] = _take_apart(self._links, own_names)
+            plain, used = self._by_own_names[own_names]
+        if plain is not None and (rendered := plain.render(given.values(used), given.enable_vscode)) is not None:
+            return rendered
+        return self.substitute(given.values(), own_names, has_debugger=given.enable_vscode)
 
     def render_values(self, values: list[str], *, has_debugger: bool = False) -> tuple[TaskLog, ...]:
         """As ``render``, with the values by slot, of which none is a plugin's own."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Annotated, Any, Final
+from typing import Annotated, Final
 
 import msgspec
 
@@ -83,7 +83,7 @@ class DaskJobWithSpec(DaskJob, frozen=True):
 
 
 _NO_STATUS: Final = Status()
-_BRIEF: Final = msgspec.json.Decoder(DaskJob)
+_STATUS: Final = job_objects.StatusDecoder(Status)
 _FULL: Final = msgspec.json.Decoder(DaskJobWithSpec)
 
 
@@ -93,7 +93,6 @@ class DaskPhases:
     def __init__(self, k8s: K8sConfig, config: DaskConfig) -> None:
         self._pods = PodPhases(k8s, config.logs)
         self._links = LogLinks(config.logs)
-        self._decoder: msgspec.json.Decoder[Any] = _FULL if self._links.needs_environment else _BRIEF
 
     async def phase(self, ctx: PluginContext, resource: ObservedObject) -> PhaseInfo:
         """The verdict on a task's DaskJob.
@@ -101,7 +100,8 @@ class DaskPhases:
         Raises:
             DecodeError: the object is no DaskJob, or what the operator made for it are no pods.
         """
-        job: DaskJob = job_objects.decode(self._decoder, resource)
+        needs_spec = self._links.needs_environment
+        job = job_objects.decode(_FULL, resource) if needs_spec else DaskJob(_STATUS.decode(resource))
         status = job.status or _NO_STATUS
         runner = status.job_runner_pod_name or ""
         name = resource.metadata.name
@@ -165,4 +165,4 @@ def completion_time(resource: ObservedObject) -> datetime | None:
 
 
 def _status(resource: ObservedObject) -> Status:
-    return job_objects.decode(_BRIEF, resource).status or _NO_STATUS
+    return _STATUS.decode(resource) or _NO_STATUS

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Any, Final
+from typing import Final
 
 import msgspec
 
@@ -30,7 +30,7 @@ _OVER: Final = ("Complete", "Failed")
 _OPERATOR_GAVE_UP: Final = "JobDeploymentStatusTransitionGracePeriodExceeded"
 """Reason of a job whose end KubeRay could not learn in time: nothing is known against the task."""
 
-_BRIEF: Final = msgspec.json.Decoder(RayJob)
+_STATUS: Final = job_objects.StatusDecoder(Status)
 _FULL: Final = msgspec.json.Decoder(RayJobWithSpec)
 
 
@@ -40,7 +40,6 @@ class RayPhases:
     def __init__(self, k8s: K8sConfig, config: RayConfig) -> None:
         self._pods = PodPhases(k8s, config.logs)
         self._links = LogLinks(config.logs)
-        self._decoder: msgspec.json.Decoder[Any] = _FULL if self._links.needs_environment else _BRIEF
         template = config.dashboard_url_template
         self._dashboard = None
         if template is not None:
@@ -54,7 +53,8 @@ class RayPhases:
             DecodeError: the object is no RayJob, or what the operator made for it are no pods.
             TaskError: the operator says something that is not known here; without a code.
         """
-        job: RayJob = job_objects.decode(self._decoder, resource)
+        needs_spec = self._links.needs_environment
+        job = job_objects.decode(_FULL, resource) if needs_spec else RayJob(_STATUS.decode(resource))
         status = job.status or NO_STATUS
         cluster = status.ray_cluster_name or ""
         pods = observed.pods_of(await ctx.kubernetes.list_pods())
@@ -167,4 +167,4 @@ def completion_time(resource: ObservedObject) -> datetime | None:
 
 
 def _status(resource: ObservedObject) -> Status:
-    return job_objects.decode(_BRIEF, resource).status or NO_STATUS
+    return _STATUS.decode(resource) or NO_STATUS
