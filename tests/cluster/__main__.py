@@ -133,7 +133,12 @@ def listed(cluster: ControlPlane) -> Iterator[None]:
     """Lets ``status`` and ``down`` find the cluster for as long as this process lives: it holds the file's lock."""
     folder = cache.folder() / "running"
     folder.mkdir(exist_ok=True)
-    entry = {"pid": os.getpid(), "url": cluster.url, "kubeconfig": str(cluster.kubeconfig)}
+    entry = {
+        "pid": os.getpid(),
+        "url": cluster.url,
+        "kubeconfig": str(cluster.kubeconfig),
+        "directory": str(cluster.directory.parent),
+    }
     path = folder / f"{os.getpid()}.json"
     with path.open("w", encoding="utf-8") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
@@ -146,7 +151,7 @@ def listed(cluster: ControlPlane) -> Iterator[None]:
 
 
 def running() -> Iterator[Mapping[str, str]]:
-    """What ``listed`` wrote and whose process lives; the rest is deleted."""
+    """What ``listed`` wrote and whose process lives; what a killed one left is deleted."""
     for path in (cache.folder() / "running").glob("*.json"):
         with path.open(encoding="utf-8") as file:
             try:
@@ -154,6 +159,7 @@ def running() -> Iterator[Mapping[str, str]]:
             except BlockingIOError:
                 yield json.load(file)
             else:
+                shutil.rmtree(json.load(file)["directory"], ignore_errors=True)
                 path.unlink()
 
 
