@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 RAY_JOB: Final = Kind("ray.io", "v1", "RayJob", "rayjobs")
 
+_CLUSTER_SELECTOR: Final = "ray.io/cluster"
+_SUBMITTER_POD: Final = "K8sJobMode"
 _SUBMITTER_RESOURCES: Final = {
     "requests": {"cpu": "500m", "memory": "200Mi"},
     "limits": {"cpu": "1", "memory": "1Gi"},
@@ -35,33 +37,28 @@ _UPSCALING_MODES: Final = {
 
 
 class RayJobs:
-    """Builds RayJobs under one configuration."""
+    """Builds RayJobs, and the clusters that they run on, under one configuration.
+
+    Raises (all methods that take a task):
+        BadTaskSpecificationError: the task can never run.
+        PermanentError: its runtime environment can not be read; without a code.
+        TransientError: its inputs can not be read now.
+    """
 
     def __init__(self, pods: PodSpecBuilder, config: RayConfig) -> None:
         self._pods = pods
         self._config = config
 
     def plans(self) -> Plans:
-        """The conversion that remembers what it did."""
+        """The conversion to a job with a cluster of its own that remembers what it did."""
         return Plans(self._pods, self.build, uses_labels=True)
 
     def build(self, task: PodTask) -> RenderedObject:
-        """The job with a cluster of its own.
-
-        Raises:
-            BadTaskSpecificationError: the task can never run.
-            PermanentError: its runtime environment can not be read; without a code.
-            TransientError: its inputs can not be read now.
-        """
+        """The job with a cluster of its own."""
         job = custom.decode_custom(task.template, ray_pb2.RayJob)
         nodes = Nodes(self._pods, self._config, task)
         cluster = self._cluster(job, nodes, task)
-        spec: dict[str, Any] = {"rayClusterSpec": cluster}
-        base = nodes.base
-        primary = next(c for c in base.spec["containers"] if c["name"] == base.primary_container_name)
-        if entrypoint := " ".join(primary.get("args") or ()):
-            spec["entrypoint"] = entrypoint
-        self._submit(spec, cluster["headGroupSpec"]["template"]["spec"]["containers"][0].get("image", ""), task)
+        spec = {"rayClusterSpec": cluster, **self._submission(nodes, cluster, task, self._mode())}
         if job.shutdown_after_job_finishes:
             shuts_down, ttl_s = True, job.ttl_seconds_after_finished
         else:
@@ -70,9 +67,29 @@ class RayJobs:
             spec["shutdownAfterJobFinishes"] = True
             if ttl_s:  # without the other KubeRay refuses the job
                 spec["ttlSecondsAfterFinished"] = ttl_s
-        if environment := job.runtime_env_yaml or (runtime_env.yaml_of(job.runtime_env) if job.runtime_env else ""):
+        if environment := _runtime_env(job):
             spec["runtimeEnvYAML"] = environment
-        return job_objects.render(RAY_JOB, job_objects.object_meta(base.metadata), spec)
+        return job_objects.render(RAY_JOB, job_objects.object_meta(nodes.base.metadata), spec)
+
+    def cluster(self, task: PodTask) -> tuple[dict[str, Any], Mapping[str, Any]]:
+        """Spec and metadata of a cluster as the task wants it."""
+        job = custom.decode_custom(task.template, ray_pb2.RayJob)
+        nodes = Nodes(self._pods, self._config, task)
+        return self._cluster(job, nodes, task), nodes.base.metadata
+
+    def build_on(self, task: PodTask, name: str) -> RenderedObject:
+        """The job on a cluster that is there, whose pods know nothing of this execution: its runtime environment does."""
+        job = custom.decode_custom(task.template, ray_pb2.RayJob)
+        nodes = Nodes(self._pods, self._config, task)
+        cluster = self._cluster(job, nodes, task)
+        mode = self._mode()  # a sidecar of the head can only submit the job that the head was made for
+        spec = {
+            "clusterSelector": {_CLUSTER_SELECTOR: name},
+            **self._submission(nodes, cluster, task, _SUBMITTER_POD if mode == "SidecarMode" else mode),
+        }
+        variables = {v["name"]: v.get("value", "") for v in self._pods.environment_of(task) if "valueFrom" not in v}
+        spec["runtimeEnvYAML"] = runtime_env.with_variables(_runtime_env(job), variables)
+        return job_objects.render(RAY_JOB, job_objects.object_meta(nodes.base.metadata), spec)
 
     def _cluster(self, job: ray_pb2.RayJob, nodes: Nodes, task: PodTask) -> dict[str, Any]:
         if not job.HasField("ray_cluster"):
@@ -122,18 +139,25 @@ class RayJobs:
         if not self._config.enable_usage_stats:
             parameters.setdefault("disable-usage-stats", "true")
 
-    def _submit(self, spec: dict[str, Any], image: str, task: PodTask) -> None:
-        """Who hands the job to the cluster, once its pods are known to be possible."""
-        mode, k8s = self._config.submission_mode or SUBMISSION_MODES[0], self._pods.k8s
+    def _mode(self) -> str:
+        mode = self._config.submission_mode or _SUBMITTER_POD
         if mode not in SUBMISSION_MODES:
             raise BadTaskSpecificationError(
                 f'invalid ray submission mode "{mode}": must be K8sJobMode, HTTPMode or SidecarMode'
             )
-        spec["submissionMode"] = mode
-        if mode != "K8sJobMode":
-            return
+        return mode
+
+    def _submission(self, nodes: Nodes, cluster: Mapping[str, Any], task: PodTask, mode: str) -> dict[str, Any]:
+        """What to run, and who hands it to the cluster."""
+        base, k8s = nodes.base, self._pods.k8s
+        primary = next(c for c in base.spec["containers"] if c["name"] == base.primary_container_name)
+        spec: dict[str, Any] = {"submissionMode": mode}
+        if entrypoint := " ".join(primary.get("args") or ()):
+            spec["entrypoint"] = entrypoint
+        if mode != _SUBMITTER_POD:
+            return spec
         container: dict[str, Any] = {"name": "ray-job-submitter", "resources": _SUBMITTER_RESOURCES}
-        if image:
+        if image := cluster["headGroupSpec"]["template"]["spec"]["containers"][0].get("image"):
             container["image"] = image
         pod: dict[str, Any] = {"containers": [container], "restartPolicy": "Never", "enableServiceLinks": False}
         if k8s.default_tolerations:
@@ -141,6 +165,12 @@ class RayJobs:
         if k8s.default_affinity is not None:
             pod["affinity"] = k8s.default_affinity
         spec["submitterPodTemplate"] = {"metadata": job_objects.pod_metadata(k8s, task.metadata), "spec": pod}
+        return spec
+
+
+def _runtime_env(job: ray_pb2.RayJob) -> str:
+    """As YAML; empty when there is none."""
+    return job.runtime_env_yaml or (runtime_env.yaml_of(job.runtime_env) if job.runtime_env else "")
 
 
 def _member(written: Any, camel: str, snake: str) -> Any:

@@ -10,14 +10,14 @@ import binascii
 import functools
 import io
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
 import msgspec
 import yaml
 from yaml.emitter import Emitter, ScalarAnalysis
 
-from propfan.pluginmachinery.errors import PermanentError
+from propfan.pluginmachinery.errors import BadTaskSpecificationError, PermanentError
 from propfan.pluginmachinery.literals import float_text
 
 _ALPHABET: Final = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/")
@@ -60,6 +60,37 @@ def yaml_of(encoded: str) -> str:
     if environment is not None and not isinstance(environment, dict):
         raise PermanentError("", f"the runtime environment is no JSON object but a {type(environment).__name__}")
     return _written(environment or {})
+
+
+def with_variables(environment: str, variables: Mapping[str, str]) -> str:
+    """A runtime environment with more variables; its own win. The YAML is JSON, which YAML allows.
+
+    Raises:
+        BadTaskSpecificationError: ``environment`` is no YAML of a map, or its ``env_vars`` are none.
+    """
+    field = "invalid TaskSpecification: the runtime environment"
+    try:
+        loaded = yaml.load(environment, Loader=_Loader) if environment.strip() else {}  # noqa: S506 - it is a safe one
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise BadTaskSpecificationError(f"{field} is no YAML: {error}") from None
+    if not isinstance(loaded, dict):
+        raise BadTaskSpecificationError(f"{field} must be a map, is a {type(loaded).__name__}")
+    own = loaded.get("env_vars") or {}
+    if not isinstance(own, dict):
+        raise BadTaskSpecificationError(f"{field}: env_vars must be a map, is a {type(own).__name__}")
+    try:
+        return msgspec.json.encode({**loaded, "env_vars": {**variables, **own}}).decode()
+    except (TypeError, ValueError, msgspec.MsgspecError) as error:
+        raise BadTaskSpecificationError(f"{field} holds what JSON can not: {error}") from None
+
+
+class _Loader(yaml.SafeLoader):
+    """Without aliases, of which a few can stand for more than any memory holds."""
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        if self.check_event(yaml.AliasEvent):
+            raise yaml.YAMLError("aliases are not taken here")
+        return super().compose_node(parent, index)
 
 
 def _decode_base64(encoded: bytes) -> bytes:
