@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from datetime import datetime
 
-from propfan.pluginmachinery import podphase
+from propfan.pluginmachinery import exit_codes, podphase
 from propfan.pluginmachinery.config import DEFAULT_STORAGE, K8sConfig, StorageConfig
 from propfan.pluginmachinery.contexts import PluginContext, PodTemplateStore, TaskContext, TaskExecutionMetadata
 from propfan.pluginmachinery.kubernetes_plugin import POD, ObjectMeta, ObservedObject, Properties, RenderedObject
 from propfan.pluginmachinery.loglinks import LogsConfig
 from propfan.pluginmachinery.phases import PhaseInfo
 from propfan.pluginmachinery.podspec.build import PodSpecBuilder
-from propfan.plugins.pod import build, exit_codes
+from propfan.plugins.pod import build
 
 
 class PodPlugin:

@@ -13,11 +13,11 @@ import pytest
 
 from propfan.engine.cluster import POD
 from propfan.engine.processes import Capacity
+from propfan.pluginmachinery import exit_codes
 from propfan.pluginmachinery.errors import ENGINE_STOPPED
 from propfan.pluginmachinery.loglinks import LinkPlan
 from propfan.pluginmachinery.phases import ErrorKind, Phase, PhaseInfo, PluginState
 from propfan.pluginmachinery.podphase import PodPhases
-from propfan.plugins.pod import exit_codes
 from tests.unit.engine.processes.machine import (
     NAMESPACE,
     Json,

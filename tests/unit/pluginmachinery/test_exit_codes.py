@@ -7,10 +7,9 @@ from datetime import UTC, datetime
 import msgspec
 import pytest
 
-from propfan.pluginmachinery import podphase
+from propfan.pluginmachinery import exit_codes, podphase
 from propfan.pluginmachinery.errors import ENGINE_STOPPED
 from propfan.pluginmachinery.phases import ErrorKind, Phase, PhaseInfo, retryable_failure, system_retryable_failure
-from propfan.plugins.pod import exit_codes
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 INTERRUPTED = system_retryable_failure("Interrupted", "terminated with exit code", NOW)
