@@ -36,6 +36,8 @@ class ReplicatedJobStatus(msgspec.Struct, frozen=True, gc=False):
 class JobSetStatus(msgspec.Struct, frozen=True, gc=False, rename="camel"):
     conditions: tuple[Condition, ...] | None = None
     restarts: int = 0
+    restarts_count_towards_max: int = 0
+    terminal_state: str = ""
     replicated_jobs_status: tuple[ReplicatedJobStatus, ...] | None = None
 
     @property

@@ -9,7 +9,7 @@ from typing import Final
 import msgspec
 from flyteidl2.plugins.clustered_pb2 import ClusteredTaskSpec, ClusterFailurePolicy
 
-from propfan.pluginmachinery import phases
+from propfan.pluginmachinery import exit_codes, phases
 from propfan.pluginmachinery.contexts import PluginContext, TaskContext, TaskExecutionMetadata
 from propfan.pluginmachinery.entries import KubernetesPluginEntry, SetupContext
 from propfan.pluginmachinery.kubernetes_plugin import ObjectMeta, ObservedObject, Properties, RenderedObject
@@ -141,7 +141,7 @@ class _Rank0(msgspec.Struct, frozen=True):
         """Its verdict when it waits, or has failed and that counts; else undefined."""
         if self.pod is None or (phase_of(self.pod) == "Failed" and not counts_failures):
             return phases.UNDEFINED
-        return self.phases.judge(self.pod, self.now, _primary(self.job_set), self.info)
+        return exit_codes.charge(self.phases.judge(self.pod, self.now, _primary(self.job_set), self.info), self.pod)
 
     @property
     def was_interrupted(self) -> bool:

@@ -18,7 +18,10 @@ PYTORCH_JOB: Final = Kind("kubeflow.org", "v1", "PyTorchJob", "pytorchjobs")
 TF_JOB: Final = Kind("kubeflow.org", "v1", "TFJob", "tfjobs")
 MPI_JOB: Final = Kind("kubeflow.org", "v1", "MPIJob", "mpijobs")
 
-ENDS: Final = ("Succeeded", "Failed")
+SUCCEEDED: Final = "Succeeded"
+FAILED: Final = "Failed"
+
+ENDS: Final = (SUCCEEDED, FAILED)
 """Types of the conditions that a job ends with."""
 
 SUSPENDED: Final = "Suspended"

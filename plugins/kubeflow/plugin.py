@@ -73,8 +73,12 @@ class KubeflowPlugin(ABC):
         """
 
     @abstractmethod
-    def logged_pods(self, job: Job) -> Iterator[tuple[str, str]]:
-        """What follows the job's name in the names of the pods that have links, and the names of their logs."""
+    def logged_pods(self, job: Job, present: Sequence[str]) -> Iterator[tuple[str, str]]:
+        """The pods that have links, and the names of their logs. Pods are called by what follows the job's name.
+
+        Args:
+            present: The pods that the cluster has now.
+        """
 
     def get_properties(self) -> Properties:
         return Properties()
@@ -90,8 +94,9 @@ class KubeflowPlugin(ABC):
         job, status = self._specs.decode(resource), jobs.status_of(resource)
         recheck_at = self._forsaken_at(status, resource, ctx.now)
         condition = jobs.current(status)
-        name = resource.metadata.name
-        pods = [pod for pod in await list_pods(ctx) if pod.metadata.name.startswith(f"{name}-")]
+        name, prefix = resource.metadata.name, f"{resource.metadata.name}-"
+        pods = [pod for pod in await list_pods(ctx) if pod.metadata.name.startswith(prefix)]
+        present = [pod.metadata.name.removeprefix(prefix) for pod in pods]
         info = TaskInfo(
             occurred_at=ctx.now,
             logs=links_of_pods(
@@ -99,7 +104,7 @@ class KubeflowPlugin(ABC):
                 ctx,
                 resource.metadata.creation_timestamp,
                 self.framework,
-                ((f"{name}-{pod}", log) for pod, log in self.logged_pods(job)),
+                ((prefix + pod, log) for pod, log in self.logged_pods(job, present)),
             ),
             log_context=self._log_context(name, pods),
             custom_info=status.as_json(),
@@ -168,9 +173,9 @@ def _verdict(condition: Condition | None, now: datetime, info: TaskInfo) -> Phas
             return phases.queued(now, 0, "JobSuspended", info)
         case "Running" | "Restarting":
             return phases.running(now, 0, info)
-        case "Succeeded":
+        case jobs.SUCCEEDED:
             return phases.success(now, info)
-        case "Failed":
+        case jobs.FAILED:
             message = f"Job failed:\n\t{condition.reason} - {condition.message}"
             return phases.retryable_failure(DOWNSTREAM_ERROR, message, now, info)
     return phases.UNDEFINED

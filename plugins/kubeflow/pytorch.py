@@ -9,6 +9,7 @@ import msgspec
 from flyteidl2.plugins import pytorch_pb2
 from flyteidl2.plugins.kubeflow import pytorch_pb2 as kubeflow_pb2
 
+from propfan.pluginmachinery import exit_codes
 from propfan.pluginmachinery.contexts import PluginContext
 from propfan.pluginmachinery.entries import KubernetesPluginEntry
 from propfan.pluginmachinery.kubernetes_plugin import RenderedObject
@@ -66,7 +67,7 @@ class PyTorchPlugin(KubeflowPlugin):
         policy = replicas.run_policy(message.run_policy if message.HasField("run_policy") else None)
         return _spec(roles, policy, message.elastic_config if message.HasField("elastic_config") else None)
 
-    def logged_pods(self, job: Job) -> Iterator[tuple[str, str]]:
+    def logged_pods(self, job: Job, present: Sequence[str]) -> Iterator[tuple[str, str]]:
         if job.has(MASTER):
             yield "master-0", "master"
         for index in range(job.replicas(WORKER)):
@@ -83,11 +84,13 @@ class PyTorchPlugin(KubeflowPlugin):
         condition: Condition | None,
         info: TaskInfo,
     ) -> Iterator[PhaseInfo]:
-        """The verdict on the first worker, also when it has failed."""
+        """The verdict on the first worker, also when it has failed, unless the job has succeeded without it."""
+        if condition is not None and condition.type == jobs.SUCCEEDED:
+            return
         for pod in pods:
             metadata = pod.metadata
             if (metadata.namespace, metadata.name) == (ctx.metadata.namespace, f"{name}-worker-0"):
-                yield self._phases.judge(pod, ctx.now, self.framework, info)
+                yield exit_codes.charge(self._phases.judge(pod, ctx.now, self.framework, info), pod)
 
 
 def _spec(

@@ -15,4 +15,4 @@ def _load(setup: SetupContext) -> ClusteredPlugin:
 
 
 run = jobs.phases(msgspec.structs.replace(entry, load=_load))
-compare = job_differences.compare_suspended
+compare = job_differences.compare_phases

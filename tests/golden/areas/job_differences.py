@@ -16,24 +16,37 @@ from tests.golden.comparison import Difference
 SUSPENDED: Final = "a suspended job waits"
 SLOTS: Final = "slots of an MPI job"
 
+OWN_EXIT: Final = "a program's own exit code"
+SUCCEEDED: Final = "a job that has succeeded"
+
 _OF_PHASE: Final = {".phase_info.phase", ".phase_info.reason", ".phase_info.version", ".phase_info.info"}
+_OF_ERROR: Final = {".phase_info.error.code", ".phase_info.error.kind"}
 _NOT_BEGUN: Final = "kubeflow operator hasn't updated the "
 
 
-def compare_suspended(
-    case: Mapping[str, Any], expected: Mapping[str, Any], actual: Mapping[str, Any]
-) -> list[Difference]:
-    """The backend knows no phase for a suspended job, or takes its operator for stuck; a suspended JobSet runs."""
+def compare_phases(case: Mapping[str, Any], expected: Mapping[str, Any], actual: Mapping[str, Any]) -> list[Difference]:
+    """The backend
+
+    - knows no phase for a suspended job, or takes its operator for stuck; a suspended JobSet runs;
+    - charges the system with the exit code of a program;
+    - fails a job that has succeeded when a pod of it fails afterwards.
+    """
     found = jobs.compare(case, expected, actual)
-    suspended = [c for c in _true_conditions(case) if c["type"] == "Suspended"]
-    if not suspended:
+    if not found or "phase_info" not in actual:
         return found
-    if expected.get("error", {}).get("message", "").startswith(_NOT_BEGUN) and "error" not in actual:
-        return caused(found, SUSPENDED)
-    verdict = actual.get("phase_info", {})
-    waits = verdict.get("phase") == "PhaseQueued" and "uspended" in verdict.get("reason", "")
-    if _newest(case) in suspended and waits and expected["phase_info"]["phase"] in ("PhaseUndefined", "PhaseRunning"):
+    true = [c for c in case["resource"]["status"].get("conditions") or () if c["status"] == "True"]
+    newest = max(true, key=lambda c: c["lastTransitionTime"], default={"type": ""})["type"]
+    verdict, backend = actual["phase_info"], expected["phase_info"]
+    waits = verdict["phase"] == "PhaseQueued" and "uspended" in verdict["reason"]
+    if expected.get("error", {}).get("message", "").startswith(_NOT_BEGUN):
+        return caused(found, SUSPENDED) if any(c["type"] == "Suspended" for c in true) else found
+    if newest == "Suspended" and waits and backend["phase"] in ("PhaseUndefined", "PhaseRunning"):
         return caused(found, SUSPENDED, _OF_PHASE)
+    if newest == "Succeeded" and verdict["phase"] == "PhaseSuccess" and backend["phase"].endswith("Failure"):
+        return caused(found, SUCCEEDED)
+    error, charged = backend["error"] or {}, verdict["error"] or {}
+    if (error.get("code"), error.get("kind"), charged.get("kind")) == ("Interrupted", "SYSTEM", "USER"):
+        return caused(found, OWN_EXIT, _OF_ERROR)
     return found
 
 
@@ -46,14 +59,6 @@ def compare_slots(case: Mapping[str, Any], expected: Mapping[str, Any], actual: 
         msgspec.structs.replace(d, cause=SLOTS) if (d.path, d.expected, d.actual) == (path, 1, slots) else d
         for d in jobs.compare(case, expected, actual)
     ]
-
-
-def _true_conditions(case: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    return [c for c in case["resource"]["status"].get("conditions") or () if c["status"] == "True"]
-
-
-def _newest(case: Mapping[str, Any]) -> Mapping[str, Any] | None:
-    return max(_true_conditions(case), key=lambda c: c["lastTransitionTime"], default=None)
 
 
 def caused(found: Iterable[Difference], cause: str, paths: Iterable[str] | None = None) -> list[Difference]:

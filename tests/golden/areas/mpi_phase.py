@@ -6,4 +6,4 @@ from propfan.plugins.kubeflow.mpi import entry
 from tests.golden.areas import job_differences, jobs
 
 run = jobs.phases(entry)
-compare = job_differences.compare_suspended
+compare = job_differences.compare_phases

@@ -29,7 +29,7 @@ run = jobs.phases(entry)
 
 
 def compare(case: Mapping[str, Any], expected: Mapping[str, Any], actual: Mapping[str, Any]) -> list[Difference]:
-    found = job_differences.compare_suspended(case, expected, actual)
+    found = job_differences.compare_phases(case, expected, actual)
     in_logs = [difference for difference in found if difference.path.startswith(_LOGS)]
     if not in_logs:
         return found

@@ -25,7 +25,6 @@ CRASHED = pod(
     RANK_0,
     "Failed",
     containerStatuses=[{"name": "main", "state": {"terminated": {"exitCode": 1, "reason": "Error"}}}],
-    reason="Failed",
 )
 
 

@@ -99,6 +99,15 @@ async def test_links_lead_to_the_pods_that_the_operator_makes() -> None:
     assert pods == [f"r1-a0-0-{name}" for name in ("worker-0", "worker-1", "ps-0", "chief-0", "evaluator-0")]
 
 
+async def test_the_launcher_has_a_link_by_the_name_that_it_has() -> None:
+    for name in ("r1-a0-0-launcher", "r1-a0-0-launcher-x7k2p"):
+        spec = {"mpiReplicaSpecs": {"Worker": {"replicas": 1}}}
+        info = await phase_of(mpi.entry, jobs.MPI, RUNNING, spec=spec, pods=[pod(name), pod("r1-a0-0-worker-0")])
+        assert info.info is not None
+        links = [(log.name, log.uri.split("/pod?")[0].rpartition("/")[2]) for log in info.info.logs]
+        assert links == [("Kubernetes Logslauncher", name), ("Kubernetes Logs", "r1-a0-0-worker-0")]
+
+
 async def test_the_pod_that_stands_for_the_task_is_named() -> None:
     workers = [pod("r1-a0-0-worker-0"), pod("r1-a0-0-worker-1")]
     for entry, template, others, expected in (
@@ -156,6 +165,20 @@ async def test_a_failed_worker_fails_a_pytorch_task_before_its_operator_does() -
     assert info.phase is Phase.RETRYABLE_FAILURE
     assert info.error is not None
     assert (info.error.code, info.error.kind) == ("Interrupted", ErrorKind.SYSTEM)
+
+
+async def test_a_worker_that_fails_by_itself_is_the_users_failure() -> None:
+    ended = {"name": "pytorch", "state": {"terminated": {"exitCode": 1, "reason": "Error"}}}
+    crashed = pod("r1-a0-0-worker-0", "Failed", containerStatuses=[ended])
+    info = await phase_of(pytorch.entry, jobs.PYTORCH, RUNNING, pods=[crashed])
+    assert info.error is not None
+    assert (info.error.code, info.error.kind) == ("Error", ErrorKind.USER)
+
+
+async def test_a_worker_that_is_stopped_after_the_masters_success_fails_nothing() -> None:
+    stopped = pod("r1-a0-0-worker-0", "Failed")
+    succeeded = status(condition("Succeeded"))
+    assert (await phase_of(pytorch.entry, jobs.PYTORCH, succeeded, pods=[stopped])).phase is Phase.SUCCESS
 
 
 async def test_a_new_reason_is_a_new_version() -> None:
