@@ -27,12 +27,17 @@ class Timers(Generic[T]):
 
     Args:
         is_wanted: Whether an item still needs its times. Others are let go in bulk: see ``abandoned``.
+        grain_s: What is due within so long is called together. Not 0: an event loop that counts in
+            milliseconds would come round many times for the last one.
     """
 
-    def __init__(self, clock: Clock, on_due: Callable[[T], None], is_wanted: Callable[[T], bool]) -> None:
+    def __init__(
+        self, clock: Clock, on_due: Callable[[T], None], is_wanted: Callable[[T], bool], grain_s: float = 0.001
+    ) -> None:
         self._clock: Final = clock
         self._on_due: Final = on_due
         self._is_wanted: Final = is_wanted
+        self._grain_s: Final = grain_s
         self._abandoned = 0
         self.late_by = timedelta(0)
         """How much later than planned the latest call was: the time that the loop takes to come round."""
@@ -67,6 +72,6 @@ class Timers(Generic[T]):
                 self._on_due(heapq.heappop(self._heap)[2])
             wait_s = _LONGEST_SLEEP_S
             if self._heap:
-                wait_s = min(wait_s, max(0.0, (self._heap[0][0] - self._clock.now()).total_seconds()))
+                wait_s = min(wait_s, max(self._grain_s, (self._heap[0][0] - self._clock.now()).total_seconds()))
             with anyio.move_on_after(wait_s):
                 await self._sooner.wait()

@@ -25,6 +25,9 @@ logger = structlog.get_logger(__name__)
 _FIRST_LOOK_S: Final = 1.0
 """A young job is looked at after 1, 3, 9 ... seconds, until that is its interval: many are short."""
 
+_GRAIN_S: Final = 0.01
+"""Jobs that are due within so long are looked at together."""
+
 _LONGEST_WAIT_S: Final = 300.0
 """Between two looks that fail."""
 

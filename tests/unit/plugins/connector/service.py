@@ -170,8 +170,8 @@ class Server:
 
     async def start(self) -> None:
         server = aio.server(options=[("grpc.so_reuseport", 0)])
-        service_pb2_grpc.add_AsyncConnectorServiceServicer_to_server(self.service, server)
-        service_pb2_grpc.add_ConnectorMetadataServiceServicer_to_server(self.service, server)
+        service_pb2_grpc.add_AsyncConnectorServiceServicer_to_server(self.service, server)  # type: ignore[no-untyped-call]
+        service_pb2_grpc.add_ConnectorMetadataServiceServicer_to_server(self.service, server)  # type: ignore[no-untyped-call]
         address = f"localhost:{self.port}"
         if self._credentials is None:
             self.port = server.add_insecure_port(address)

@@ -445,14 +445,14 @@ async def test_tasks_wait_for_quota_in_their_order_and_get_it_as_it_becomes_free
         with anyio.fail_after(30):
             first = await submit(engine, run_name="r0")
             await service.until(lambda: service.calls["GetTask"] > 0)
-            others = []
-            for number in (1, 2):
-                others.append(await submit(engine, run_name=f"r{number}"))
-                why = await waits(engine, others[-1], "Quota for task has exceeded")
+            second = await submit(engine, run_name="r1")
+            await waits(engine, second, "Quota for task has exceeded")
+            third = await submit(engine, run_name="r2")
+            why = await waits(engine, third, "Quota for task has exceeded")
             assert "1 of the 1 tokens of quota 'default' are taken (resourceQuotas)" in why
             assert len(service.created) == 1
             service.answer(phase=PHASES.SUCCEEDED)
-            for key in (first, *others):
+            for key in (first, second, third):
                 assert (await engine.wait(key)).outcome is Outcome.COMPLETED
     assert [key.split("-a0-")[0] for key in service.created] == ["r0", "r1", "r2"]
 
