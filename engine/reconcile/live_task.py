@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 import msgspec
 
 from propfan.engine import machine
-from propfan.engine.cluster import ObservedObject
+from propfan.engine.cluster import POD, ObservedObject
 from propfan.engine.status import STATE_VERSION
 from propfan.engine.task_events import Identity, TaskEvent
 from propfan.engine.task_state import Stage, TaskState
@@ -38,6 +38,7 @@ class LiveTask:
         action: The TaskAction as last seen.
         object: The present attempt's object as last seen, ``None`` when none is known.
         object_was_deleted: ``object`` is its last state before it went away.
+        pods: Those that an operator runs for it, as JSON by name; ``None`` where no watch tells of them.
         job: The present attempt's job, where that runs on an external service; ``None`` when none is known.
         must_look: Something changed since the goal was last pursued.
         revision, persisted: Grow with each change worth writing, and with each write that succeeded.
@@ -61,7 +62,7 @@ class LiveTask:
     __slots__ = (
         "action", "failed_writes", "identity", "is_busy", "is_confirmed", "is_dropped", "is_leaving", "is_missing",
         "is_publishing", "is_queued", "is_unheard", "is_writing", "job", "key", "loaded_version", "must_hold", "must_look", "news", "object",
-        "object_was_deleted", "own_status", "persisted", "revision", "shard", "state", "tried", "unsent", "wake_at", "write_at",
+        "object_was_deleted", "own_status", "persisted", "pods", "revision", "shard", "state", "tried", "unsent", "wake_at", "write_at",
         "written_at",
     )  # fmt: skip
 
@@ -75,6 +76,7 @@ class LiveTask:
         self.state = state
         self.object: ObservedObject | None = None
         self.object_was_deleted = False
+        self.pods: dict[str, bytes] | None = None
         self.job: Job | None = None
         self.must_look = True
         self.revision = 0
@@ -135,6 +137,13 @@ class LiveTask:
         """Whether the status there was written by this engine, as far as it knows, and by nobody after it."""
         mark = mark_of(seen)
         return mark in (self.own_status, self.tried)
+
+    def seen_pods(self) -> Mapping[str, bytes] | None:
+        """The task's pods by name, as watches showed them; ``None`` where none does."""
+        own = self.object
+        if self.pods is None or own is None or own.kind != POD or self.object_was_deleted:
+            return self.pods
+        return {**self.pods, own.metadata.name: own.raw}
 
     def learn(self, read: ObservedObject) -> ObservedObject:
         """Keeps an object as it was read or made, unless the watch told of a later state meanwhile; the latest of both."""

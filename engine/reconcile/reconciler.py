@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from functools import partial
 from typing import Final
 
@@ -19,7 +19,7 @@ from anyio.abc import TaskGroup
 
 from propfan.engine import machine, sharding, status
 from propfan.engine.clock import Clock
-from propfan.engine.cluster import TASK_ACTION, Cluster, Kind, ObservedObject, WatchEvent, WatchEventType
+from propfan.engine.cluster import POD, TASK_ACTION, Cluster, Kind, ObservedObject, WatchEvent, WatchEventType
 from propfan.engine.config import EngineConfig, ForeignState
 from propfan.engine.reconcile import limits
 from propfan.engine.reconcile.live_task import (
@@ -33,6 +33,7 @@ from propfan.engine.reconcile.live_task import (
 from propfan.engine.reconcile.object_events import ObjectEvents, with_news
 from propfan.engine.reconcile.publisher import Publisher, Signal, keep_unsent
 from propfan.engine.reconcile.rounds import Rounds
+from propfan.engine.reconcile.task_pods import TaskPods
 from propfan.engine.reconcile.timers import Timers
 from propfan.engine.reconcile.watches import Watcher
 from propfan.engine.task_events import EventSink, to_event
@@ -65,6 +66,8 @@ _FOREIGN: Final = (
     "this task was begun by another executor, whose state is not read here; "
     "with 'foreign-state: restart' its present attempt would be taken over"
 )
+
+_PODS_GATHER: Final = timedelta(milliseconds=200)
 
 _LONGEST_BLIND_S: Final = 5.0
 """Between tries to watch again; there are only a few watches."""
@@ -118,6 +121,7 @@ class Reconciler:
         self._queue: Final[deque[LiveTask]] = deque()
         self._work: Final = Signal()
         self._timers: Final[Timers[LiveTask]] = Timers(clock, self._on_timer, self._is_driven)
+        self._pods: Final = TaskPods(self._on_pods)
         self._publisher: Final = Publisher(
             cluster,
             sink,
@@ -130,7 +134,7 @@ class Reconciler:
         )
         self._may_act: Final = may_act
         self._events: Final = ObjectEvents(cluster, clock, self._live, self._enqueue) if tells_events else None
-        self._watched: Final = sorted(watched, key=str)
+        self._watched: Final = sorted(watched | {POD} if watched else watched, key=str)
         self._namespaces: Final = config.namespaces or ("",)
         self._shard_count: Final = config.sharding.shards
         self._shards = shards
@@ -251,6 +255,7 @@ class Reconciler:
     async def _watch(self, watches: TaskGroup) -> None:
         """Objects are listed before tasks, so that a restart finds them."""
         self._are_actions_listed = False
+        self._pods.expect_tasks()
         labels = sharding.selector(self._shards, self._shard_count)
         objects = [
             Watcher(
@@ -283,6 +288,7 @@ class Reconciler:
                 await watcher.is_synced.wait()
         self._are_actions_listed = True
         self._found.clear()
+        self._pods.all_tasks_known()
         if self._events is not None:
             for namespace in self._namespaces:
                 watches.start_soon(self._events.watcher(namespace).run)
@@ -341,6 +347,7 @@ class Reconciler:
             live.must_hold = self._rounds.reserves(key, decoded)
         live.object = self._found.pop(key, None)
         self._live[key] = live
+        self._pods.add(live)
         self._rounds.taken_up(live)
         if unsent:
             self._publisher.changed(live, urgent=False)
@@ -366,6 +373,8 @@ class Reconciler:
         seen = event.object
         owner = next((o for o in seen.metadata.owner_references if o.kind == TASK_ACTION.kind and o.controller), None)
         if owner is None:
+            if seen.kind == POD:
+                self._pods.on_event(event)
             return
         key = TaskKey(seen.metadata.namespace, owner.name)
         live = self._live.get(key)
@@ -387,7 +396,15 @@ class Reconciler:
         live.must_look = True
         self._enqueue(live)
 
+    def _on_pods(self, live: LiveTask) -> None:
+        """An operator's pods change in crowds; the task looks at what has come in a while together."""
+        if not live.must_look:
+            live.must_look = True
+            self._wake(live, self._clock.now() + _PODS_GATHER)
+
     def _on_objects_listed(self, kind: Kind, namespace: str, keys: frozenset[tuple[str, str]]) -> None:
+        if kind == POD:
+            self._pods.on_listed(namespace, keys)
         for live in self._live.values():
             known = live.object
             if known is None or known.kind != kind or live.object_was_deleted:
@@ -409,7 +426,7 @@ class Reconciler:
         if live.wake_at is not None and live.wake_at <= now:
             live.wake_at = None
             wake = machine.next_wake(live.state)
-            if wake is not None and wake[0] > now and not live.is_in_doubt:  # plans have changed since the time was set
+            if wake is not None and wake[0] > now and not (live.is_in_doubt or live.must_look):  # plans have changed
                 self._arm(live, now)
             else:
                 self._enqueue(live)
@@ -530,7 +547,7 @@ class Reconciler:
             return
         taken = self._take_up(live.key, latest, live.shard)
         taken.is_confirmed = is_live
-        taken.object, taken.object_was_deleted = live.object, live.object_was_deleted
+        taken.object, taken.object_was_deleted, taken.pods = live.object, live.object_was_deleted, live.pods
         self._enqueue(taken)
 
     def _apply(self, live: LiveTask, event: Event) -> None:
@@ -571,6 +588,7 @@ class Reconciler:
     def _drop(self, live: LiveTask) -> None:
         if self._is_driven(live):
             del self._live[live.key]
+            self._pods.drop(live)
             live.is_dropped = True
             self._timers.abandoned()
             self._enqueue(live)  # for what it held; one that has ended holds nothing

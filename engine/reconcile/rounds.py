@@ -397,7 +397,8 @@ class Rounds:
         return self._task_values(live, live.state.attempt).paths.output
 
     def _context(self, live: LiveTask, now: datetime, attempt: int = 0) -> RoundContext:
-        return RoundContext(self._task_values(live, attempt or live.state.attempt), live.state, self._ports, now)
+        values = self._task_values(live, attempt or live.state.attempt)
+        return RoundContext(values, live.state, self._ports, now, live.seen_pods())
 
     def _task_values(self, live: LiveTask, attempt: int) -> TaskValues:
         values = self._values.get(live.key)

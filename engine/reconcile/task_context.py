@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from functools import cached_property
 from typing import Final
@@ -122,17 +122,28 @@ class TaskValues:
 class RoundContext:
     """A ``TaskContext``, ``PluginContext``, ``CoreContext`` and ``WebContext`` in one; made anew for each round.
 
+    Args:
+        seen_pods: Those of the task as a watch shows them; ``None`` where none does.
+
     Attributes:
         idempotency_key: Of the launch, where a job is created; otherwise empty.
     """
 
-    def __init__(self, values: TaskValues, state: TaskState, ports: Ports, now: datetime) -> None:
+    def __init__(
+        self,
+        values: TaskValues,
+        state: TaskState,
+        ports: Ports,
+        now: datetime,
+        seen_pods: Mapping[str, bytes] | None = None,
+    ) -> None:
         self._values: Final = values
         self._state: Final = state
         self._ports: Final = ports
         self.now: Final = now
         self.new_state: tuple[int, bytes] | None = None
         self.idempotency_key = ""
+        self._seen_pods: Final = seen_pods
         self._lender = ""
 
     @property
@@ -199,7 +210,7 @@ class RoundContext:
 
     @property
     def kubernetes(self) -> OwnedPods:
-        return OwnedPods(self._ports.cluster, self.metadata, self._lender)
+        return OwnedPods(self._ports.cluster, self.metadata, self._seen_pods, self._lender)
 
     def lend_pods(self, shared_cluster: str) -> None:
         """From now on ``kubernetes`` shows the pods of that cluster too."""
@@ -228,15 +239,23 @@ class OwnedPods:
     """The ``KubernetesReader`` of one task: sees pods with the labels of its run and action only.
 
     Args:
-        lender: Shared cluster whose pods are seen too; may be empty.
+        seen: The task's pods, by name, as a watch shows them; ``None`` reads them from the cluster.
+        lender: Shared cluster whose pods are seen too; may be empty. They are read from the cluster.
     """
 
-    def __init__(self, cluster: Cluster, task: TaskExecutionMetadata, lender: str = "") -> None:
+    def __init__(
+        self, cluster: Cluster, task: TaskExecutionMetadata, seen: Mapping[str, bytes] | None = None, lender: str = ""
+    ) -> None:
         self._cluster: Final = cluster
         self._namespace: Final = task.namespace
-        self._selectors: Final = [labels_of(task), *([{CLUSTER_LABEL: lender}] if lender else [])]
+        self._seen: Final[Mapping[str, bytes]] = seen if seen is not None else {}
+        own = [labels_of(task)] if seen is None else []
+        self._selectors: Final = [*own, {CLUSTER_LABEL: lender}] if lender else own
 
     async def get_pod(self, name: str) -> bytes | None:
+        seen = self._seen.get(name)
+        if seen is not None or not self._selectors:
+            return seen
         try:
             pod = await self._cluster.get(POD, self._namespace, name)
         except NotFoundError:
@@ -246,7 +265,7 @@ class OwnedPods:
         return pod.raw if is_seen else None
 
     async def list_pods(self) -> Sequence[bytes]:
-        found: list[bytes] = []
+        found = [self._seen[name] for name in sorted(self._seen)]
         for labels in self._selectors:
             token = ""
             while True:
