@@ -295,6 +295,7 @@ class ControlPlane:
             f"--service-account-signing-key-file={account_key}",
             "--service-cluster-ip-range=10.96.0.0/12",
             "--endpoint-reconciler-type=none",  # the API server has no address that pods could reach
+            "--shutdown-watch-termination-grace-period=1s",  # else an end waits a minute for the watches
             "--allow-privileged=true",
             f"--authorization-mode={self.settings.authorization_mode}",
             f"--disable-admission-plugins={','.join(self.settings.disabled_admission)}",

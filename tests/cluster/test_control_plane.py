@@ -184,3 +184,16 @@ def test_an_expired_watch_says_so(control_plane: ControlPlane, namespace: str) -
     control_plane.expire_watches()
     change, status = next(control_plane.api.watch(path, resource_version=since, timeout_s=10))
     assert (change, status["code"], status["reason"]) == ("ERROR", 410, "Expired")
+
+
+def test_an_api_server_that_is_asked_to_end_closes_its_watches(control_plane: ControlPlane, namespace: str) -> None:
+    path = f"/api/v1/namespaces/{namespace}/pods"
+    since = control_plane.api.get(path)["metadata"]["resourceVersion"]
+    control_plane.api.create(pod("p", outcome="pending"), namespace=namespace)
+    changes = control_plane.api.watch(path, resource_version=since, timeout_s=60)
+    assert next(changes)[0] == "ADDED"
+    control_plane.stop_api_server(is_crash=False)
+    try:
+        assert {change for change, _ in changes} <= {"MODIFIED"}
+    finally:
+        control_plane.start_api_server()
