@@ -364,7 +364,7 @@ class Rounds:
             case LoadedCorePlugin():
                 runner = CoreRunner(loaded, self._config.core_poll_s)
             case LoadedWebPlugin():
-                runner = WebRunner(loaded, self._jobs, self._quotas)
+                runner = WebRunner(loaded, self._jobs, self._quotas, self._context_now)
             case _:
                 raise PluginError(plugin_id, "id", "this task was started by a plugin that is not loaded any more")
         self._runners[plugin_id] = runner
@@ -399,6 +399,9 @@ class Rounds:
     def _context(self, live: LiveTask, now: datetime, attempt: int = 0) -> RoundContext:
         values = self._task_values(live, attempt or live.state.attempt)
         return RoundContext(values, live.state, self._ports, now, live.seen_pods())
+
+    def _context_now(self, live: LiveTask, attempt: int) -> RoundContext:
+        return self._context(live, self._clock.now(), attempt)
 
     def _task_values(self, live: LiveTask, attempt: int) -> TaskValues:
         values = self._values.get(live.key)

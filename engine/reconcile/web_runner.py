@@ -75,9 +75,15 @@ _replace = msgspec.structs.replace
 
 
 class WebRunner:
-    """Runs the tasks of one web API plugin. Every method is safe to repeat."""
+    """Runs the tasks of one web API plugin. Every method is safe to repeat.
 
-    def __init__(self, loaded: LoadedWebPlugin, jobs: Jobs, quotas: Quotas) -> None:
+    Args:
+        context_of: Of a task and an attempt, made when a call begins: while it waits for its turn it holds nothing.
+    """
+
+    def __init__(
+        self, loaded: LoadedWebPlugin, jobs: Jobs, quotas: Quotas, context_of: Callable[[LiveTask, int], RoundContext]
+    ) -> None:
         self.loaded: Final = loaded
         self._plugin: Final[Any] = loaded.plugin
         self._is_sync: Final = isinstance(loaded.plugin, SyncWebPlugin)
@@ -86,6 +92,7 @@ class WebRunner:
         self._jobs: Final = jobs
         self._of_plugin: Final[JobsOfPlugin] = jobs.of_plugin(loaded)
         self._quotas: Final = quotas
+        self._context_of: Final = context_of
         quotas.register(loaded.entry.id, loaded.config.resource_quotas)
 
     # -- Launch ------------------------------------------------------------------------------------
@@ -134,7 +141,7 @@ class WebRunner:
     async def _create(self, live: LiveTask, ctx: RoundContext, job: Job, state: WebPluginState) -> Event | None:
         answer = job.answer
         if answer is None:
-            self._call_create(ctx, job)
+            self._call_create(live, ctx, job)
             return None
         event = self._created(answer, ctx)
         if isinstance(event, Accepted):
@@ -259,7 +266,7 @@ class WebRunner:
         if job.meta is None and not job.may_exist:
             return self._gone(live, state)
         if job.meta is None:
-            self._call_create(ctx, job)
+            self._call_create(live, ctx, job)
         else:
             reason = live.state.outcome.value if live.state.outcome is not None else "the attempt is over"
             self._jobs.call(job, "delete", partial(self._plugin.delete, job.meta, reason))
@@ -335,12 +342,14 @@ class WebRunner:
             on_granted=partial(self._jobs.wake, live),
         )
 
-    def _call_create(self, ctx: RoundContext, job: Job) -> None:
-        if job.busy:
-            return
-        ctx.idempotency_key = job.idempotency_key
-        call: Callable[..., Any] = self._plugin.do if self._is_sync else self._plugin.create
-        self._jobs.call(job, "create", partial(call, ctx))
+    def _call_create(self, live: LiveTask, ctx: RoundContext, job: Job) -> None:
+        if not job.busy:
+            self._jobs.call(job, "create", partial(self._created_by, live, ctx.attempt, job.idempotency_key))
+
+    async def _created_by(self, live: LiveTask, attempt: int, key: str) -> Any:
+        ctx = self._context_of(live, attempt)
+        ctx.idempotency_key = key
+        return await (self._plugin.do(ctx) if self._is_sync else self._plugin.create(ctx))
 
     def _created(self, answer: Answer, ctx: RoundContext) -> CallEvent:
         """What the answer of ``create``, or of ``do``, means.
