@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import anyio
 from sqlalchemy import Connection, event, text
-from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError
+from sqlalchemy.exc import ArgumentError, DBAPIError, IntegrityError, NoSuchModuleError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
 from propfan.pluginmachinery.errors import ConfigError, StorageError
@@ -54,12 +54,15 @@ class Database:
         """One transaction; it is committed when the block ends without an error.
 
         Raises:
+            IntegrityError: of SQLAlchemy; a key is taken.
             StorageError: the database does not answer, or refuses.
         """
         try:
             # SQLite has one writer: waiting here is fair, waiting for its lock is polling.
             async with self._writing, self._engine.begin() as connection:
                 yield connection
+        except IntegrityError:
+            raise
         except DBAPIError as error:
             raise StorageError(self._url, str(error.orig)) from error
 
