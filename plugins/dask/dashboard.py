@@ -55,4 +55,4 @@ def _path(url: str) -> str:
 
 
 def _unreadable(url: str, problem: str) -> PermanentError:
-    return PermanentError("", f"the link to the dashboard '{url}' is no URL: {problem}")
+    return PermanentError("", f"the link to the dashboard {url!r} is no URL: {problem}")
