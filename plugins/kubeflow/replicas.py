@@ -54,9 +54,12 @@ class Role(msgspec.Struct, frozen=True):
 
 
 def role_of(message: RoleMessage, command: Sequence[str] = ()) -> Role:
-    """What newer SDKs say in ``common`` counts, all of it; else the fields of older ones."""
+    """What newer SDKs say in ``common`` counts, all of it; else the fields of older ones.
+
+    The SDK sends empty resources for a role that asks for none.
+    """
     said = message.common if message.HasField("common") else message
-    asked = said.resources if said.HasField("resources") else None
+    asked = said.resources if said.resources.requests or said.resources.limits else None
     return Role(said.replicas, said.image, asked, said.restart_policy, command)
 
 

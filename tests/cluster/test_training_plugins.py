@@ -23,6 +23,7 @@ from tests.cluster.api import Object
 from tests.cluster.control_plane import ControlPlane
 from tests.cluster.pods import asked
 from tests.golden.inputs import finish
+from tests.peers.sdk_templates.recorded import Recorded, recorded
 
 LATER: Final = timedelta(hours=1)
 
@@ -201,6 +202,20 @@ def test_an_image_that_can_not_be_pulled_fails_the_task_though_never_the_job(
     error = run.verdicts[-1].error
     assert error is not None
     assert error.code == "ContainersNotReady|ImagePullBackOff"
+
+
+KUBEFLOW: Final = {entry.id: entry for entry in (pytorch_entry, tensorflow_entry, mpi_entry)}
+
+
+@pytest.mark.parametrize("one", recorded(*KUBEFLOW), ids=lambda one: one.name)
+def test_the_operator_takes_what_the_sdks_make(kubeflow: ControlPlane, namespace: str, one: Recorded) -> None:
+    template = one.message
+    run_to(Phase.QUEUED, kubeflow, namespace, KUBEFLOW[template.type], template)
+
+
+@pytest.mark.parametrize("one", recorded("clustered-task"), ids=lambda one: one.name)
+def test_the_jobset_controller_takes_what_the_sdk_makes(jobset: ControlPlane, namespace: str, one: Recorded) -> None:
+    run_to(Phase.RUNNING, jobset, namespace, clustered, one.message, outcome="running")
 
 
 def test_a_suspended_kubeflow_job_waits_and_goes_on(kubeflow: ControlPlane, namespace: str) -> None:
