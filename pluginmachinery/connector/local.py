@@ -68,13 +68,16 @@ async def run(
         PermanentError: the connector's answer is nonsense.
         PropfanError: whatever the connector raises.
     """
-    with anyio.fail_after(timeout_s):
+    resource: Resource | None = None
+    with anyio.move_on_after(timeout_s) as scope:
         if isinstance(connector, SyncConnector):
             resource = await call(partial(connector.do, task))
         elif isinstance(connector, AsyncConnector):
             resource = await _run_job(connector, task, poll_interval_s, max_failed_looks, on_look)
         else:
             raise PermanentError("", f"connector '{connector.name}': is neither asynchronous nor synchronous")
+    if scope.cancelled_caught or resource is None:
+        raise TimeoutError(f"task '{task.template.id.name}' took longer than {timeout_s:g} s; its job was deleted")
     wire.resource_message(connector.name, resource, task.template.interface if resource.outputs is not None else None)
     if not RemotePhase(resource.phase).is_terminal:
         raise PermanentError(

@@ -94,7 +94,7 @@ async def test_some_failed_looks_are_forgiven_and_then_the_job_is_deleted() -> N
 
 async def test_a_run_that_takes_too_long_deletes_its_job() -> None:
     connector = Scripted(RUNNING)
-    with pytest.raises(TimeoutError):
+    with pytest.raises(TimeoutError, match=r"task 'sample' took longer than 0\.05 s; its job was deleted"):
         await run(connector, TASK, timeout_s=0.05)
     assert connector.deleted == [TASK.unique_name()]
 
