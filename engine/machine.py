@@ -61,6 +61,9 @@ Move = Callable[[TaskState, Any, datetime], Step]
 
 _replace = msgspec.structs.replace
 
+ABORTED: Final = "TaskAction was aborted"
+"""Begins the message of an abort; a colon and its reason follow when it has one."""
+
 _FIRST_LOOK: Final = timedelta(seconds=5)
 """An object that is silent for so long after its creation is looked at all the same: its plugin may know a limit."""
 
@@ -336,7 +339,7 @@ def _time_out(state: TaskState, event: TimedOut, now: datetime) -> Step:
 
 def _abort(state: TaskState, event: AbortRequested, now: datetime) -> Step:
     """Whatever it was doing: stop it."""
-    message = f"TaskAction was aborted: {event.reason}" if event.reason else "TaskAction was aborted"
+    message = f"{ABORTED}: {event.reason}" if event.reason else ABORTED
     return end(state, Outcome.ABORTED, None, message, now)
 
 

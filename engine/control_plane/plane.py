@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -22,10 +23,10 @@ from flyteidl2.workflow import run_definition_pb2
 
 from propfan.engine.api import Engine
 from propfan.engine.config import EngineConfig
-from propfan.engine.control_plane import engine_events, launching, progress
+from propfan.engine.control_plane import launching, progress
 from propfan.engine.control_plane.asgi import Application
 from propfan.engine.control_plane.config import ControlPlaneConfig
-from propfan.engine.control_plane.ledger import Ledger, RunView
+from propfan.engine.control_plane.ledger import Ledger, RunView, ToldEvent
 from propfan.engine.control_plane.logs import Logs
 from propfan.engine.control_plane.records import ActionKey, ActionRecord, RunRecord
 from propfan.engine.control_plane.services import applications
@@ -34,11 +35,12 @@ from propfan.engine.control_plane.store.catalog import Catalog
 from propfan.engine.control_plane.store.database import open_database
 from propfan.engine.control_plane.store.run_store import RunStore
 from propfan.engine.control_plane.store.secret_store import SecretStore
+from propfan.engine.flyte.events import to_action_event
 from propfan.engine.reconcile.live_task import TaskKey
 from propfan.engine.submission import Submission, to_task_action
 from propfan.engine.task_events import TaskEvent
 from propfan.pluginmachinery import iopaths
-from propfan.pluginmachinery.errors import NotFoundError, PropfanError
+from propfan.pluginmachinery.errors import NotFoundError, ObjectNotFoundError, PropfanError
 from propfan.pluginmachinery.kubernetes_plugin import ObjectMeta
 from propfan.pluginmachinery.podspec.build import parse
 from propfan.pluginmachinery.taskaction import TaskAction, TaskActionSpec
@@ -217,12 +219,16 @@ class ControlPlane:
 
     async def record(self, events: Sequence[TaskEvent]) -> None:
         """The engine's events: told to all who watch, and children of what is over are stopped."""
-        cluster = self._engine_config.cluster_name
-        for record in await self.ledger.record([engine_events.told(event, cluster) for event in events]):
+        for record in await self.ledger.record([self._told(event) for event in events]):
             view = await self.ledger.view(record.key.run)
             self._balance(view, record.parent)
             orphans = [left for left in _below(record, view.actions.values()) if not left.is_over]
             await self._abort_all(orphans, _ENDED_PARENT.format(record.key.name))
+
+    def _told(self, event: TaskEvent) -> ToldEvent:
+        cluster, organization = self._engine_config.cluster_name, self.config.organization
+        wire = to_action_event(event, cluster, organization, datetime.now(UTC))
+        return ToldEvent(ActionKey(event.run, event.action), wire, event.is_final)
 
     async def value(self, secret: Secret, labels: Mapping[str, str]) -> str | bytes | None:
         """A secret for a task of the project and domain in its labels."""
@@ -257,8 +263,9 @@ class ControlPlane:
             content = await self.store.get(answer.inputs_uri, limit_bytes=limit)
             answer.inputs.CopyFrom(parse(common_pb2.Inputs, content, answer.inputs_uri))
         if answer.outputs_uri:
-            content = await self.store.get(answer.outputs_uri, limit_bytes=limit)
-            answer.outputs.CopyFrom(parse(common_pb2.Outputs, content, answer.outputs_uri))
+            with contextlib.suppress(ObjectNotFoundError):  # a task that declares no outputs need not leave any
+                content = await self.store.get(answer.outputs_uri, limit_bytes=limit)
+                answer.outputs.CopyFrom(parse(common_pb2.Outputs, content, answer.outputs_uri))
         return answer
 
     def outputs_uri(self, record: ActionRecord) -> str:

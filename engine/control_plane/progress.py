@@ -10,6 +10,8 @@ from flyteidl2.core import execution_pb2, literals_pb2
 from flyteidl2.workflow import run_definition_pb2, state_service_pb2
 from google.protobuf.timestamp_pb2 import Timestamp
 
+from propfan.engine.machine import ABORTED
+
 TERMINAL: Final = frozenset(
     {
         phase_pb2.ACTION_PHASE_SUCCEEDED,
@@ -160,7 +162,7 @@ def _learn(attempt: run_definition_pb2.ActionAttempt, event: run_definition_pb2.
         transitions[-1].end_time.CopyFrom(when)
         if event.HasField("error_info"):
             attempt.error_info.CopyFrom(event.error_info)
-        if event.HasField("outputs"):
+        if event.phase == phase_pb2.ACTION_PHASE_SUCCEEDED:
             attempt.outputs.CopyFrom(event.outputs)
     return True
 
@@ -177,13 +179,18 @@ def _conclude(
         update.output_uri = attempt.outputs.output_uri.rpartition("/")[0]
         return
     if phase == phase_pb2.ACTION_PHASE_ABORTED:
-        details.abort_info.reason = details.abort_info.reason or error.message
+        details.abort_info.reason = _why_aborted(attempt)
     else:
         details.error_info.CopyFrom(error)
     update.error.CopyFrom(
         execution_pb2.ExecutionError(
             code=error.code or (_CANCELLED if phase == phase_pb2.ACTION_PHASE_ABORTED else "Unknown"),
-            message=error.message,
+            message=error.message or details.abort_info.reason,
             kind=_ERROR_KINDS.get(error.kind, execution_pb2.ExecutionError.UNKNOWN),
         )
     )
+
+
+def _why_aborted(attempt: run_definition_pb2.ActionAttempt) -> str:
+    said = attempt.error_info.message or (attempt.cluster_events[-1].message if attempt.cluster_events else "")
+    return said.removeprefix(ABORTED).removeprefix(": ")

@@ -85,9 +85,11 @@ async def serve_until(
                 lambda: ready(url),
             )
             async with anyio.create_task_group() as tasks:
-                tasks.start_soon(server.serve, [bound])
-                await anext(stops, None)
-                server.should_exit = True
+                tasks.start_soon(server.answer_until_told, bound)
+                try:
+                    await anext(stops, None)
+                finally:
+                    server.should_exit = True
 
 
 class _Server(uvicorn.Server):
@@ -96,6 +98,11 @@ class _Server(uvicorn.Server):
     def __init__(self, config: uvicorn.Config, on_started: Callable[[], None]) -> None:
         super().__init__(config)
         self._on_started: Final = on_started
+
+    async def answer_until_told(self, bound: socket.socket) -> None:
+        """Serves until ``should_exit``: cancelled in between, it would leave connections open."""
+        with anyio.CancelScope(shield=True):
+            await self.serve([bound])
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:

@@ -7,7 +7,8 @@ from contextlib import aclosing
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final
 
-from flyteidl2.common import identifier_pb2
+import anyio
+from flyteidl2.common import identifier_pb2, list_pb2
 from flyteidl2.core import literals_pb2
 from flyteidl2.task import task_definition_pb2
 from flyteidl2.workflow import run_definition_pb2, run_service_pb2
@@ -26,7 +27,10 @@ if TYPE_CHECKING:
     from propfan.engine.control_plane.plane import ControlPlane
 
 _WATCHED_RUNS: Final = 100
-"""How many of the newest runs a watch of a project begins with."""
+"""Of the newest runs, that a watch of many tells of."""
+
+_LOOK_S: Final = 1.0
+"""Between looks at them."""
 
 
 class Runs(RunService):
@@ -106,6 +110,28 @@ class Runs(RunService):
     ) -> run_service_pb2.ListRunsResponse:
         page = await self._plane.ledger.store.list_runs(Query(request.request), **_scope(request))
         return run_service_pb2.ListRunsResponse(runs=await self._with_roots(page.items), token=page.token)
+
+    async def watch_runs(
+        self, request: run_service_pb2.WatchRunsRequest, ctx: Context
+    ) -> AsyncIterator[run_service_pb2.WatchRunsResponse]:
+        match request.WhichOneof("target"):
+            case "project_id":
+                scope = {"project": request.project_id.name, "domain": request.project_id.domain}
+            case "task_id":
+                scope = {"project": request.task_id.project, "domain": request.task_id.domain}
+                scope["task_name"] = request.task_id.name
+            case _:
+                scope = {}
+        told: dict[str, bytes] = {}
+        while True:
+            query = Query(list_pb2.ListRequest(limit=_WATCHED_RUNS))
+            runs = await self._with_roots((await self._plane.ledger.store.list_runs(query, **scope)).items)
+            seen = {run.action.id.run.name: run.SerializeToString(deterministic=True) for run in runs}
+            news = [run for run in runs if told.get(run.action.id.run.name) != seen[run.action.id.run.name]]
+            if news or not told:
+                yield run_service_pb2.WatchRunsResponse(runs=news)
+            told = seen
+            await anyio.sleep(_LOOK_S)
 
     async def _with_roots(self, runs: Sequence[RunRecord]) -> list[run_definition_pb2.Run]:
         roots = await self._plane.ledger.store.roots([run.id.name for run in runs])
