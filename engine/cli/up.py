@@ -31,6 +31,11 @@ _FILE: Final = click.Path(dir_okay=False, path_type=Path)
     "--store", metavar="URI", help="Where data goes (s3://, gs://, az://); below the data directory if absent."
 )
 @click.option(
+    "--kubeconfig", metavar="PATH", help="Run tasks as pods of this cluster; they must reach --endpoint and --store."
+)
+@click.option("--context", metavar="NAME", help="Of the kubeconfig; its current one by default.")
+@click.option("-n", "--namespace", metavar="NAME", help="Of the tasks' pods.")
+@click.option(
     "--token-file", type=_FILE, help="Clients must show the token in it; needed to listen beyond this machine."
 )
 @click.option("--tls-cert", type=_FILE, help="Certificate (PEM) to serve https with.")
@@ -44,15 +49,19 @@ def up(
     database: str,
     endpoint: str,
     store: str | None,
+    kubeconfig: str | None,
+    context: str | None,
+    namespace: str | None,
     token_file: Path | None,
     tls_cert: Path | None,
     tls_key: Path | None,
 ) -> None:
-    """Serves Flyte 2's API on this machine; tasks run as local processes.
+    """Serves Flyte 2's API on this machine; tasks run as local processes, or as pods of a cluster.
 
     \b
     Examples:
       propfan up
+      propfan up --kubeconfig ~/.kube/config --store s3://bucket --endpoint http://10.0.0.5:8090
       flyte --endpoint localhost:8090 --insecure run hello.py main
     """
     if (tls_cert is None) != (tls_key is None):
@@ -62,10 +71,20 @@ def up(
     from propfan.engine.control_plane import ControlPlaneConfig, serving  # no other command needs it
 
     try:
-        engine = config_files.load(
-            config_file, {"data-dir": str(data_dir.absolute()), "store": store, "keep-work": True}
+        overrides = {
+            "data-dir": str(data_dir.absolute()),
+            "store": store,
+            "namespace": namespace,
+            "keep-work": True,
+            "kubernetes": {"kubeconfig": kubeconfig or "", "context": context or ""} if kubeconfig or context else None,
+        }
+        engine = config_files.load(config_file, overrides)
+        config = ControlPlaneConfig(
+            database=database,
+            endpoint=endpoint,
+            on_kubernetes=bool(kubeconfig or context),
+            token=_token(token_file),
         )
-        config = ControlPlaneConfig(database=database, endpoint=endpoint, token=_token(token_file))
     except ConfigError as error:
         fail(error)
 

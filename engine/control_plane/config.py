@@ -18,6 +18,8 @@ class ControlPlaneConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True
             engine's own, or memory where the engine has none.
         endpoint: Where tasks and clients reach it, ``http://host:port``; a server with a socket of its own knows.
         upload_url: Where clients reach it with uploads, when that is another address.
+        on_kubernetes: Tasks run as pods of the cluster that the engine's section ``kubernetes`` names, instead of as
+            processes here. They must reach ``endpoint`` and the store.
         organization: Of runs whose clients name none.
         token: Clients must show it as a bearer token; empty lets everybody in.
         secrets_key: Fernet key that secrets are encrypted with; empty for a key file beside the database.
@@ -29,6 +31,7 @@ class ControlPlaneConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True
     database: str = ""
     endpoint: str = ""
     upload_url: str = ""
+    on_kubernetes: bool = False
     organization: str = "local"
     token: str = ""
     secrets_key: str = ""

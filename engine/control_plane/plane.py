@@ -27,7 +27,7 @@ from propfan.engine.control_plane import launching, progress
 from propfan.engine.control_plane.asgi import Application
 from propfan.engine.control_plane.config import ControlPlaneConfig
 from propfan.engine.control_plane.ledger import Ledger, RunView, ToldEvent
-from propfan.engine.control_plane.logs import Logs
+from propfan.engine.control_plane.logs import Logs, PodLogs, ProcessLogs
 from propfan.engine.control_plane.records import ActionKey, ActionRecord, RunRecord
 from propfan.engine.control_plane.services import applications
 from propfan.engine.control_plane.signing import Signer
@@ -108,9 +108,16 @@ class ControlPlane:
             self.catalog = Catalog(database)
             self.secrets = SecretStore(database, key)
             self.signer = Signer(key)
-            self.engine = await stack.enter_async_context(Engine(self._engine_config, sink=self, task_secrets=self))
+            cluster = None
+            if config.on_kubernetes:
+                from propfan.engine.kubernetes import KubernetesCluster  # with its HTTP client, which few need
+
+                connecting = KubernetesCluster.connect(self._engine_config.kubernetes)
+                cluster = await stack.enter_async_context(connecting)
+            engine = Engine(self._engine_config, cluster=cluster, sink=self, task_secrets=self)
+            self.engine = await stack.enter_async_context(engine)
             self.store = self.engine.store
-            self.logs = Logs(self.ledger, data_dir)
+            self.logs = Logs(self.ledger, PodLogs(cluster) if cluster is not None else ProcessLogs(data_dir))
             self.app = Application(applications(self), config)
             tasks = await stack.enter_async_context(anyio.create_task_group())
             stack.callback(tasks.cancel_scope.cancel)
