@@ -16,7 +16,7 @@ from propfan.engine.processes import logs as process_logs
 from propfan.pluginmachinery.errors import ApiError, NotFoundError
 
 if TYPE_CHECKING:
-    from propfan.engine.kubernetes import KubernetesCluster
+    from propfan.engine.kubernetes.cluster import KubernetesCluster
 
 _LOOK_S: Final = 0.25
 """Between looks at a file that may grow."""

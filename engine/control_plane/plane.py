@@ -110,7 +110,7 @@ class ControlPlane:
             self.signer = Signer(key)
             cluster = None
             if config.on_kubernetes:
-                from propfan.engine.kubernetes import KubernetesCluster  # with its HTTP client, which few need
+                from propfan.engine.kubernetes.cluster import KubernetesCluster  # with its HTTP client, which few need
 
                 connecting = KubernetesCluster.connect(self._engine_config.kubernetes)
                 cluster = await stack.enter_async_context(connecting)
