@@ -34,6 +34,11 @@ class Process:
     def is_running(self) -> bool:
         return self._keeper is not None and self._keeper.poll() is None
 
+    @property
+    def exit_code(self) -> int | None:
+        """Of a program that has ended and was not stopped since; 128 and a signal's number when one ended it."""
+        return None if self._keeper is None else self._keeper.poll()
+
     def start(self, *, grace_s: float = 10.0) -> None:
         """Starts the program; its output is appended to the log. ``grace_s`` lies between SIGTERM and SIGKILL."""
         if self.is_running:

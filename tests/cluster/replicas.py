@@ -134,6 +134,15 @@ class Replica:
     def stop(self) -> None:
         self.process.stop()
 
+    def terminate(self) -> None:
+        """SIGTERM, as Kubernetes sends it; ``process.is_running`` tells when it has ended."""
+        self.process.signal(signal.SIGTERM)
+
+    @property
+    def exit_code(self) -> int | None:
+        """Once it has ended, and before it is started again."""
+        return self.process.exit_code
+
     def hang(self) -> None:
         self.process.signal(signal.SIGSTOP)
 
@@ -235,9 +244,18 @@ class Tasks:
     def await_phase(self, run: str, phase: str, *, timeout_s: float = 90) -> Object:
         return self.api.await_object(
             self.path(run),
-            lambda action: action.get("status", {}).get("pluginPhase") == f"Phase{phase}",
+            lambda action: bool(action.get("status", {}).get("pluginPhase") == f"Phase{phase}"),
             timeout_s=timeout_s,
         )
+
+    def await_begun(self, runs: Sequence[str]) -> None:
+        """Until something is written down of each."""
+        wanted = {f"{run}-a0" for run in runs}
+
+        def have_begun(actions: Sequence[Object]) -> bool:
+            return wanted <= {a["metadata"]["name"] for a in actions if a.get("status", {}).get("pluginPhase")}
+
+        self.api.await_objects(self._actions, have_begun)
 
     def await_all_over(self, runs: Sequence[str], *, timeout_s: float = 120) -> Mapping[str, str]:
         """The verdicts of all, by their runs."""
