@@ -3,25 +3,19 @@
 from __future__ import annotations
 
 import base64
-import contextlib
 import http.client
 import signal
 import sys
-import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import uvicorn
 import yaml
-from connectrpc.code import Code
-from connectrpc.errors import ConnectError
-from connectrpc.request import RequestContext
 from flyteidl2.common import phase_pb2
 from flyteidl2.core import tasks_pb2
-from flyteidl2.workflow import events_proxy_service_connect, events_proxy_service_pb2, run_definition_pb2
+from flyteidl2.workflow import run_definition_pb2
 
 from propfan.pluginmachinery.taskaction import FINALIZER, TERMINATION_STATUS_LABEL
 from propfan.pluginmachinery.testing.builders import task_template
@@ -29,6 +23,7 @@ from tests.cluster.api import Api, Object
 from tests.cluster.pods import asked
 from tests.cluster.ports import free_port
 from tests.cluster.process import Process
+from tests.unit.engine.flyte.services import EventsService
 
 SERVE = ("-c", "from propfan.engine.cli import main; main()", "serve")
 READY_TIMEOUT_S = 90.0  # of a process that imports everything, on a machine that others use as well
@@ -36,57 +31,13 @@ READY_TIMEOUT_S = 90.0  # of a process that imports everything, on a machine tha
 FINAL = frozenset({"SUCCEEDED", "FAILED", "ABORTED", "TIMED_OUT"})
 
 
-@contextlib.contextmanager
-def served(app: Any) -> Iterator[str]:
-    """Serves an ASGI application on a port of its own; its URL."""
-    config = uvicorn.Config(app, host="127.0.0.1", port=0, log_level="error", lifespan="off", ws="none")
-    server = uvicorn.Server(config)
-    thread = threading.Thread(target=server.run, daemon=True)
-    thread.start()
-    until(lambda: server.started, "the server has started")
-    port = server.servers[0].sockets[0].getsockname()[1]
-    try:
-        yield f"http://127.0.0.1:{port}"
-    finally:
-        server.should_exit = True
-        thread.join()
-
-
-class EventsService:
-    """``EventsProxyService``; while ``refusal`` is set it takes nothing."""
-
-    def __init__(self) -> None:
-        self.refusal: ConnectError | None = None
-        self._events: list[run_definition_pb2.ActionEvent] = []
-        self._lock = threading.Lock()
-
-    async def record(
-        self, request: events_proxy_service_pb2.RecordRequest, ctx: RequestContext[Any, Any]
-    ) -> events_proxy_service_pb2.RecordResponse:
-        if self.refusal is not None:
-            raise self.refusal
-        with self._lock:
-            self._events.extend(request.events)
-        return events_proxy_service_pb2.RecordResponse()
-
-    @contextlib.contextmanager
-    def down(self) -> Iterator[None]:
-        self.refusal = ConnectError(Code.UNAVAILABLE, "down for a test")
-        try:
-            yield
-        finally:
-            self.refusal = None
-
-    @property
-    def app(self) -> Any:
-        return events_proxy_service_connect.EventsProxyServiceASGIApplication(self)
+class Control(EventsService):
+    """The control plane's ear."""
 
     def of(self, run: str) -> Sequence[run_definition_pb2.ActionEvent]:
         """What was told of a run, without repeats."""
-        with self._lock:
-            found = {
-                (event.attempt, event.phase, event.version): event for event in self._events if event.id.run.name == run
-            }
+        told = (event for event in self.events if event.id.run.name == run)
+        found = {(event.attempt, event.phase, event.version): event for event in told}
         return list(found.values())
 
     def phases(self, run: str) -> list[tuple[int, str]]:

@@ -9,7 +9,8 @@ import pytest
 
 from tests.cluster.control_plane import ControlPlane
 from tests.cluster.pods import in_phase
-from tests.cluster.replicas import EventsService, Replica, Tasks, broken_template, served, until, verdict_of
+from tests.cluster.replicas import Control, Replica, Tasks, broken_template, until, verdict_of
+from tests.unit.engine.flyte.services import served
 
 NODE_SHUTDOWN = json.dumps({"phase": "Failed", "reason": "Terminated", "message": "Pod was terminated in response to imminent node shutdown."})  # fmt: skip
 
@@ -22,7 +23,7 @@ SETTINGS = {
 class Stage:
     """One replica, the service that it tells, and a namespace of tasks; many tasks run at once."""
 
-    def __init__(self, replica: Replica, events: EventsService, tasks: Tasks) -> None:
+    def __init__(self, replica: Replica, events: Control, tasks: Tasks) -> None:
         self.replica = replica
         self.events = events
         self.tasks = tasks
@@ -32,7 +33,7 @@ class Stage:
 def stage(control_plane: ControlPlane, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
     folder = tmp_path_factory.mktemp("daemon")
     namespace = control_plane.create_namespace("daemon")
-    events = EventsService()
+    events = Control()
     with served(events.app) as url:
         settings = SETTINGS | {
             "namespaces": [namespace],

@@ -14,7 +14,8 @@ from typing import Any
 import pytest
 
 from tests.cluster.control_plane import ControlPlane
-from tests.cluster.replicas import EventsService, Replica, Tasks, served, until, verdict_of
+from tests.cluster.replicas import Control, Replica, Tasks, until, verdict_of
+from tests.unit.engine.flyte.services import served
 
 LEASE_S = 4.0
 """Short, so that tests are; replicas on a busy machine still renew in time."""
@@ -58,9 +59,9 @@ class Fleet:
 
 
 @pytest.fixture
-def fleet(control_plane: ControlPlane, tmp_path: Path) -> Iterator[tuple[Fleet, EventsService]]:
+def fleet(control_plane: ControlPlane, tmp_path: Path) -> Iterator[tuple[Fleet, Control]]:
     namespace = control_plane.create_namespace("fleet")
-    events = EventsService()
+    events = Control()
     with served(events.app) as url:
         made = Fleet(control_plane, namespace, tmp_path, url)
         try:
@@ -71,7 +72,7 @@ def fleet(control_plane: ControlPlane, tmp_path: Path) -> Iterator[tuple[Fleet, 
             control_plane.delete_namespace(namespace)
 
 
-def check_all(fleet: Fleet, events: EventsService, runs: list[str]) -> None:
+def check_all(fleet: Fleet, events: Control, runs: list[str]) -> None:
     """Every task ended right, with one pod, and was told once."""
     verdicts = fleet.tasks.await_all_over(runs)
     assert set(verdicts.values()) == {"Completed"}, verdicts
@@ -81,7 +82,7 @@ def check_all(fleet: Fleet, events: EventsService, runs: list[str]) -> None:
     assert {run: events.verdicts(run) for run in runs if events.verdicts(run) != ["SUCCEEDED"]} == {}
 
 
-def test_tasks_survive_replicas_that_are_killed_again_and_again(fleet: tuple[Fleet, EventsService]) -> None:
+def test_tasks_survive_replicas_that_are_killed_again_and_again(fleet: tuple[Fleet, Control]) -> None:
     it, events = fleet
     first, second = it.start("first"), it.start("second")
     first.await_ready()
@@ -109,7 +110,7 @@ def test_tasks_survive_replicas_that_are_killed_again_and_again(fleet: tuple[Fle
     check_all(it, events, runs)
 
 
-def test_a_replica_that_hung_finds_itself_replaced_and_joins_anew(fleet: tuple[Fleet, EventsService]) -> None:
+def test_a_replica_that_hung_finds_itself_replaced_and_joins_anew(fleet: tuple[Fleet, Control]) -> None:
     it, events = fleet
     hung, other = it.start("hung"), it.start("other")
     hung.await_ready()
@@ -126,7 +127,7 @@ def test_a_replica_that_hung_finds_itself_replaced_and_joins_anew(fleet: tuple[F
     check_all(it, events, runs + more)
 
 
-def test_a_replica_that_is_told_to_stop_hands_over_at_once_and_ends_well(fleet: tuple[Fleet, EventsService]) -> None:
+def test_a_replica_that_is_told_to_stop_hands_over_at_once_and_ends_well(fleet: tuple[Fleet, Control]) -> None:
     it, events = fleet
     leaving, staying = it.start("leaving"), it.start("staying")
     leaving.await_ready()
@@ -142,7 +143,7 @@ def test_a_replica_that_is_told_to_stop_hands_over_at_once_and_ends_well(fleet: 
     check_all(it, events, runs)
 
 
-def test_a_newcomer_gets_its_share_while_tasks_go_on(fleet: tuple[Fleet, EventsService]) -> None:
+def test_a_newcomer_gets_its_share_while_tasks_go_on(fleet: tuple[Fleet, Control]) -> None:
     it, events = fleet
     it.start("a").await_ready()
     it.until_shared(16)
@@ -216,11 +217,11 @@ def _less(rule: Mapping[str, Any], resource: str, verb: str) -> Mapping[str, Any
 
 
 @pytest.fixture
-def account(control_plane: ControlPlane, fleet: tuple[Fleet, EventsService], tmp_path: Path) -> Account:
+def account(control_plane: ControlPlane, fleet: tuple[Fleet, Control], tmp_path: Path) -> Account:
     return Account(control_plane, fleet[0].namespace, tmp_path)
 
 
-def test_rights_in_one_namespace_are_enough(fleet: tuple[Fleet, EventsService], account: Account) -> None:
+def test_rights_in_one_namespace_are_enough(fleet: tuple[Fleet, Control], account: Account) -> None:
     it, events = fleet
     it.settings["namespace"] = it.namespace
     it.start("narrow", account.kubeconfig).await_ready()
@@ -228,7 +229,7 @@ def test_rights_in_one_namespace_are_enough(fleet: tuple[Fleet, EventsService], 
 
 
 def test_a_right_that_is_missing_at_the_start_is_named_with_the_rule_to_add(
-    fleet: tuple[Fleet, EventsService], account: Account
+    fleet: tuple[Fleet, Control], account: Account
 ) -> None:
     it, _ = fleet
     it.settings["namespace"] = it.namespace
@@ -243,9 +244,7 @@ def test_a_right_that_is_missing_at_the_start_is_named_with_the_rule_to_add(
     assert '- {apiGroups: ["flyte.org"], resources: [taskactions/status], verbs: [patch]}' in replica.log
 
 
-def test_a_right_that_is_taken_away_delays_tasks_and_fails_none(
-    fleet: tuple[Fleet, EventsService], account: Account
-) -> None:
+def test_a_right_that_is_taken_away_delays_tasks_and_fails_none(fleet: tuple[Fleet, Control], account: Account) -> None:
     it, events = fleet
     it.settings["namespace"] = it.namespace
     replica = it.start("robbed", account.kubeconfig)

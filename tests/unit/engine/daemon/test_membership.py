@@ -111,7 +111,7 @@ class Replica:
                 fence = Fence(self.wire.now_s)
                 config = ShardingSection(shards=self.count)
                 self.member = Membership(
-                    self.wire, config, "ns", self.name, fence, self, self.group.clock, now_s=self.wire.now_s  # type: ignore[arg-type]
+                    self.wire, config, "ns", self.name, fence, self, self.group.clock, now_s=self.wire.now_s
                 )  # fmt: skip
                 fenced = FencedCluster(self.group.truth, fence)
                 async with anyio.create_task_group() as tasks:
