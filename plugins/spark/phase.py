@@ -7,7 +7,7 @@ from typing import Final
 import msgspec
 import structlog
 
-from propfan.pluginmachinery import phases
+from propfan.pluginmachinery import exit_codes, phases
 from propfan.pluginmachinery.config import K8sConfig
 from propfan.pluginmachinery.contexts import PluginContext
 from propfan.pluginmachinery.errors import ApiError, DecodeError
@@ -25,7 +25,7 @@ from propfan.pluginmachinery.phases import (
     PodLogContext,
     TaskInfo,
 )
-from propfan.pluginmachinery.podphase import PodPhases
+from propfan.pluginmachinery.podphase import PodPhases, decode_pod
 from propfan.pluginmachinery.podspec.debugger import asks_for_debugger
 from propfan.plugins.spark import application
 from propfan.plugins.spark.application import NO_DRIVER, NO_STATE, NO_STATUS, Status
@@ -100,10 +100,14 @@ class ApplicationPhases:
     async def _phase_of_driver(self, ctx: PluginContext, driver_pod: str) -> PhaseInfo:
         """Nothing where the pod can not be read: what the operator says will do."""
         try:
-            return await self._pods.failed_or_pending(ctx, driver_pod, CONTAINERS[DRIVER])
+            raw = await ctx.kubernetes.get_pod(driver_pod)
+            if raw is None:
+                return UNDEFINED
+            pod = decode_pod(raw, f"Pod {ctx.metadata.namespace}/{driver_pod}")
         except (ApiError, DecodeError) as error:
             logger.warning("can not read the driver's pod", pod=driver_pod, error=str(error))
             return UNDEFINED
+        return exit_codes.charge(self._pods.judge(pod, ctx.now, CONTAINERS[DRIVER]), pod)
 
     def _with_info(
         self, verdict: PhaseInfo, ctx: PluginContext, resource: ObservedObject, status: Status, *, has_debugger: bool

@@ -9,7 +9,7 @@ import structlog.testing
 
 from propfan.pluginmachinery.errors import DecodeError, UnavailableError
 from propfan.pluginmachinery.kubernetes_plugin import ObservedObject
-from propfan.pluginmachinery.phases import LinkType, Phase, PhaseInfo, PluginState
+from propfan.pluginmachinery.phases import ErrorKind, LinkType, Phase, PhaseInfo, PluginState
 from propfan.pluginmachinery.testing import NOW, FakeTaskContext, observed
 from propfan.plugins.spark.application import SPARK_APPLICATION
 from tests.unit.plugins.spark.tasks import spark_plugin, spark_task
@@ -60,6 +60,16 @@ async def test_driver_that_waits_has_the_task_looked_at_again_when_its_grace_per
     verdict = await phase(application("SUBMITTED"), context(waiting("ImagePullBackOff", 60)))
     assert verdict.phase is Phase.INITIALIZING
     assert verdict.recheck_at == NOW + timedelta(seconds=120)
+
+
+@pytest.mark.parametrize(("exit_code", "kind"), [(1, ErrorKind.USER), (137, ErrorKind.SYSTEM)])
+async def test_exit_code_of_the_driver_is_charged_to_whom_it_belongs(exit_code: int, kind: ErrorKind) -> None:
+    ended = {"terminated": {"exitCode": exit_code, "reason": "Error", "message": "no such table"}}
+    container = {"name": "spark-kubernetes-driver", "ready": False, "state": ended}
+    verdict = await phase(application("RUNNING"), context(pod({"phase": "Failed", "containerStatuses": [container]})))
+    assert verdict.error is not None
+    assert (verdict.phase, verdict.error.kind) == (Phase.RETRYABLE_FAILURE, kind)
+    assert "no such table" in verdict.error.message
 
 
 async def test_failed_driver_is_a_failure_with_the_links_of_the_task() -> None:
