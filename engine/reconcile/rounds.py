@@ -152,6 +152,8 @@ class Rounds:
             return None
         stage = state.stage
         if (stage is Stage.ACTIVE or stage is Stage.PAUSED) and not self._must_look(live, now):
+            if live.job is not None and live.job.is_watched:
+                self.forget(live.key)  # its next news may be hours away
             return None
         live.must_look = False
         return await self._pursue(live, now)
