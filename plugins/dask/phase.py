@@ -11,6 +11,7 @@ from propfan._speedups.pods import EnvVar
 from propfan.pluginmachinery import phases
 from propfan.pluginmachinery.config import K8sConfig
 from propfan.pluginmachinery.contexts import PluginContext
+from propfan.pluginmachinery.exit_codes import charge
 from propfan.pluginmachinery.kubernetes_plugin import ObservedObject
 from propfan.pluginmachinery.loglinks import LogLinks
 from propfan.pluginmachinery.operators import job_links, job_objects, job_pods
@@ -118,8 +119,8 @@ class DaskPhases:
         context = LogContext((PodLogContext(ctx.metadata.namespace, runner, JOB_RUNNER, containers),), runner)
         info = TaskInfo(occurred_at=ctx.now, logs=logs, log_context=context)
         running = next((pod for pod in pods if pod.metadata.name == runner), None)
-        if running is not None:
-            verdict = self._pods.judge(running, ctx.now, JOB_RUNNER, info)
+        if running is not None and status.job_status != "Successful":
+            verdict = charge(self._pods.judge(running, ctx.now, JOB_RUNNER, info), running)
             if verdict.phase.is_failure:
                 return verdict
         verdict = _of_state(status.job_status or "", ctx.now, info)

@@ -11,6 +11,7 @@ from propfan.pluginmachinery import phases
 from propfan.pluginmachinery.config import K8sConfig
 from propfan.pluginmachinery.contexts import PluginContext
 from propfan.pluginmachinery.errors import TaskError
+from propfan.pluginmachinery.exit_codes import charge
 from propfan.pluginmachinery.kubernetes_plugin import ObservedObject
 from propfan.pluginmachinery.loglinks import NO_LOGS, LogLinks
 from propfan.pluginmachinery.operators import job_links, job_objects
@@ -72,8 +73,8 @@ class RayPhases:
         state = status.job_deployment_status
         if not state:
             return phases.queued(ctx.now, 0, "Scheduling", info)
-        if head is not None:
-            verdict = self._pods.judge(head.pod, ctx.now, HEAD, info)
+        if head is not None and state != "Complete":  # a job that has succeeded is not failed by a head that goes
+            verdict = charge(self._pods.judge(head.pod, ctx.now, HEAD, info), head.pod)
             if verdict.phase.is_failure:
                 return verdict
         if state == "Suspending":

@@ -50,6 +50,19 @@ def compare_phases(case: Mapping[str, Any], expected: Mapping[str, Any], actual:
     return found
 
 
+def of_ends(
+    found: list[Difference], expected: Mapping[str, Any], actual: Mapping[str, Any], *, has_succeeded: bool
+) -> list[Difference]:
+    """As the last two of ``compare_phases``, for jobs that say themselves whether they have succeeded."""
+    backend, verdict = expected.get("phase_info") or {}, actual.get("phase_info") or {}
+    if has_succeeded and verdict.get("phase") == "PhaseSuccess" and backend.get("phase", "").endswith("Failure"):
+        return caused(found, SUCCEEDED)
+    error, charged = backend.get("error") or {}, verdict.get("error") or {}
+    if (error.get("code"), error.get("kind"), charged.get("kind")) == ("Interrupted", "SYSTEM", "USER"):
+        return caused(found, OWN_EXIT, _OF_ERROR)
+    return found
+
+
 def compare_slots(case: Mapping[str, Any], expected: Mapping[str, Any], actual: Mapping[str, Any]) -> list[Difference]:
     """The backend does not read ``slots`` of the second version of the message."""
     template = tasks_pb2.TaskTemplate.FromString(base64.b64decode(case["task_template"]))

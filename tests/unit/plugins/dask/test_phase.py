@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from propfan.pluginmachinery.errors import DecodeError
-from propfan.pluginmachinery.phases import Phase, PhaseInfo, PluginState
+from propfan.pluginmachinery.phases import ErrorKind, Phase, PhaseInfo, PluginState
 from propfan.pluginmachinery.testing import FakeTaskContext, observed
 from propfan.plugins.dask.build import DASK_JOB
 from tests.unit.plugins.dask.tasks import JOB, dask_plugin, dask_task, job_status, pod
@@ -80,3 +80,16 @@ async def test_a_new_reason_is_a_new_version() -> None:
 async def test_what_is_no_dask_job_is_refused(status: Any) -> None:
     with pytest.raises(DecodeError):
         await phase_of(status)
+
+
+@pytest.mark.parametrize(("exit_code", "kind"), [(1, ErrorKind.USER), (137, ErrorKind.SYSTEM)])
+async def test_a_runner_that_failed_fails_the_task_at_the_expense_of_who_ended_it(
+    exit_code: int, kind: ErrorKind
+) -> None:
+    state = {"name": "job-runner", "state": {"terminated": {"exitCode": exit_code, "reason": "Error"}}}
+    runner = pod(f"{JOB}-runner", "job-runner", phase="Failed", containerStatuses=[state])
+    verdict = await phase_of(job_status("Running"), [runner])
+    assert verdict.phase is Phase.RETRYABLE_FAILURE
+    assert verdict.error is not None
+    assert verdict.error.kind is kind
+    assert (await phase_of(job_status("Successful"), [runner])).phase is Phase.SUCCESS

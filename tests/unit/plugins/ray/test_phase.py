@@ -164,3 +164,23 @@ async def test_what_is_no_ray_job_is_refused(status: Any) -> None:
 async def test_what_is_no_pod_is_refused() -> None:
     with pytest.raises(DecodeError):
         await phase_of(job_status(), [{"metadata": {"name": "x", "labels": {"ray.io/node-type": 3}}}])
+
+
+def ended(exit_code: int) -> dict[str, Any]:
+    terminated = {"exitCode": exit_code, "reason": "Error"}
+    return {"phase": "Failed", "containerStatuses": [{"name": "ray-head", "state": {"terminated": terminated}}]}
+
+
+@pytest.mark.parametrize(("exit_code", "kind"), [(1, ErrorKind.USER), (137, ErrorKind.SYSTEM)])
+async def test_a_head_that_failed_fails_the_task_at_the_expense_of_who_ended_it(
+    exit_code: int, kind: ErrorKind
+) -> None:
+    verdict = await phase_of(job_status(), [pod(f"{CLUSTER}-head-abcde", "head", **ended(exit_code))])
+    assert verdict.phase is Phase.RETRYABLE_FAILURE
+    assert verdict.error is not None
+    assert verdict.error.kind is kind
+
+
+async def test_a_job_that_has_succeeded_is_not_failed_by_its_head() -> None:
+    verdict = await phase_of(job_status("Complete"), [pod(f"{CLUSTER}-head-abcde", "head", **ended(137))])
+    assert verdict.phase is Phase.SUCCESS
