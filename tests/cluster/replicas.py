@@ -141,6 +141,7 @@ class Tasks:
     def submit(
         self,
         run: str,
+        wishes: Mapping[str, str] | None = None,
         *,
         retries: int = 0,
         timeout_s: int = 0,
@@ -148,9 +149,8 @@ class Tasks:
         template: bytes | None = None,
         spec: Mapping[str, Any] | None = None,
         finalizers: Sequence[str] = (),
-        **wishes: str,
     ) -> str:
-        """A task whose pods do as ``wishes`` say (see ``stages/pod.yaml``); the name of its run."""
+        """A task whose pods do as ``wishes`` say (see ``pods.asked``); the name of its run."""
         made = task_template(type, image="busybox", args=["true"])
         made.metadata.retries.retries = retries
         if timeout_s:
@@ -170,7 +170,11 @@ class Tasks:
             {
                 "apiVersion": "flyte.org/v1",
                 "kind": "TaskAction",
-                "metadata": {"name": f"{run}-a0", "annotations": asked(**wishes), "finalizers": list(finalizers)},
+                "metadata": {
+                    "name": f"{run}-a0",
+                    "annotations": asked(**(wishes or {})),
+                    "finalizers": list(finalizers),
+                },
                 "spec": {key: value for key, value in whole.items() if value is not None},
             },
             namespace=self.namespace,

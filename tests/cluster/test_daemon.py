@@ -51,7 +51,7 @@ def stage(control_plane: ControlPlane, tmp_path_factory: pytest.TempPathFactory)
 
 
 def test_healthy_task_is_told_from_its_beginning_to_its_end(stage: Stage) -> None:
-    stage.tasks.submit("healthy", run_for="1s")
+    stage.tasks.submit("healthy", {"run_for": "1s"})
     status = stage.tasks.await_over("healthy")
     assert verdict_of(status) == "Completed"
     assert [entry["phase"] for entry in status["phaseHistory"]][-2:] == ["Executing", "Completed"]
@@ -80,7 +80,7 @@ CASES = {
 def failing(stage: Stage) -> Stage:
     """All cases at once: most of their time is waiting."""
     for name, (wishes, retries, *_) in CASES.items():
-        stage.tasks.submit(name, retries=retries, **wishes)
+        stage.tasks.submit(name, wishes, retries=retries)
     return stage
 
 
@@ -99,7 +99,7 @@ def test_failing_task_ends_after_its_budget(failing: Stage, name: str) -> None:
 def test_failed_attempt_is_told_with_the_next_one(failing: Stage) -> None:
     failing.tasks.await_over("exits")
     told = [
-        event.message for event in failing.events.of("exits") if event.attempt == 2 for event in event.cluster_events
+        reason.message for event in failing.events.of("exits") if event.attempt == 2 for reason in event.cluster_events
     ]
     assert any(text.startswith("attempt 1 failed: [Error]") for text in told)
 
@@ -124,7 +124,7 @@ def test_task_that_can_never_run_ends_at_once_and_is_told(
 
 
 def test_attempt_that_runs_too_long_is_stopped(stage: Stage) -> None:
-    stage.tasks.submit("slow", timeout_s=1, outcome="running")
+    stage.tasks.submit("slow", {"outcome": "running"}, timeout_s=1)
     assert verdict_of(stage.tasks.await_over("slow")) == "TimedOut"
     assert stage.events.verdicts("slow") == ["TIMED_OUT"]
     stage.tasks.api.await_gone(f"/api/v1/namespaces/{stage.tasks.namespace}/pods/slow-a0-0")
@@ -132,7 +132,7 @@ def test_attempt_that_runs_too_long_is_stopped(stage: Stage) -> None:
 
 def test_pod_that_others_delete_is_made_again_within_the_budget(stage: Stage) -> None:
     tasks = stage.tasks
-    tasks.submit("deleted", outcome="running")
+    tasks.submit("deleted", {"outcome": "running"})
     pod = f"/api/v1/namespaces/{tasks.namespace}/pods/deleted-a0-0"
     first = tasks.api.await_object(pod, in_phase("Running"))["metadata"]["uid"]
     tasks.api.delete(pod)
@@ -158,7 +158,7 @@ DELETED_WHILE = {
 def test_deleted_task_leaves_nothing_whatever_its_phase(stage: Stage, name: str) -> None:
     wishes, phase = DELETED_WHILE[name]
     tasks, run = stage.tasks, f"del-{name}"
-    tasks.submit(run, **wishes)
+    tasks.submit(run, wishes)
     pod = f"/api/v1/namespaces/{tasks.namespace}/pods/{run}-a0-0"
     if phase:
         tasks.api.await_object(pod, in_phase(phase))
@@ -243,9 +243,8 @@ def test_sink_that_is_down_delays_verdicts_and_nothing_else(stage: Stage) -> Non
 
 def test_outage_of_the_api_server_delays_tasks_and_fails_none(stage: Stage, control_plane: ControlPlane) -> None:
     tasks = stage.tasks
-    runs = [tasks.submit(f"outage{n}", run_for="2s") for n in range(5)]
-    for run in runs:
-        tasks.await_phase(run, "Running")
+    runs = [tasks.submit(f"outage{n}", {"run_for": "5s"}) for n in range(5)]
+    tasks.await_begun(runs)
     with control_plane.without_api_server():
         pass
     control_plane.expire_watches()

@@ -94,7 +94,7 @@ def test_tasks_survive_replicas_that_are_killed_again_and_again(fleet: tuple[Fle
 
     def submit(count: int) -> None:
         runs.extend(
-            it.tasks.submit(f"k{number}", run_for=f"{dice.uniform(0, 4):.1f}s")
+            it.tasks.submit(f"k{number}", {"run_for": f"{dice.uniform(0, 4):.1f}s"})
             for number in itertools.islice(numbers, count)
         )
 
@@ -116,11 +116,11 @@ def test_a_replica_that_hung_finds_itself_replaced_and_joins_anew(fleet: tuple[F
     hung.await_ready()
     other.await_ready()
     it.until_shared(8, 8)
-    runs = [it.tasks.submit(f"h{n}", run_for="3s") for n in range(20)]
+    runs = [it.tasks.submit(f"h{n}", {"run_for": "3s"}) for n in range(20)]
     hung.hang()
     until(lambda: other.metric("propfan_shards_owned") == 16, "the shards have moved", timeout_s=15)
     check_all(it, events, runs)
-    more = [it.tasks.submit(f"m{n}", run_for="1s") for n in range(10)]
+    more = [it.tasks.submit(f"m{n}", {"run_for": "1s"}) for n in range(10)]
     hung.go_on()
     it.until_shared(8, 8)
     assert "this replica may not act any more" in hung.log
@@ -133,7 +133,7 @@ def test_a_replica_that_is_told_to_stop_hands_over_at_once_and_ends_well(fleet: 
     leaving.await_ready()
     staying.await_ready()
     it.until_shared(8, 8)
-    runs = [it.tasks.submit(f"s{n}", run_for="5s") for n in range(20)]
+    runs = [it.tasks.submit(f"s{n}", {"run_for": "5s"}) for n in range(20)]
     it.tasks.await_begun(runs)
     leaving.terminate()
     until(lambda: not leaving.process.is_running, "it has ended", timeout_s=12)
@@ -147,7 +147,7 @@ def test_a_newcomer_gets_its_share_while_tasks_go_on(fleet: tuple[Fleet, Control
     it, events = fleet
     it.start("a").await_ready()
     it.until_shared(16)
-    runs = [it.tasks.submit(f"n{n}", run_for="3s") for n in range(20)]
+    runs = [it.tasks.submit(f"n{n}", {"run_for": "3s"}) for n in range(20)]
     it.start("b").await_ready()
     it.until_shared(8, 8)
     check_all(it, events, runs)
@@ -249,7 +249,7 @@ def test_a_right_that_is_taken_away_delays_tasks_and_fails_none(fleet: tuple[Fle
     it.settings["namespace"] = it.namespace
     replica = it.start("robbed", account.kubeconfig)
     replica.await_ready()
-    runs = []
+    runs: list[str] = []
     for resource, verb in (("taskactions/status", "patch"), ("pods", "create"), ("taskactions", "patch")):
         refused = replica.metric("rest_client_requests_total", code="403")
         with account.without(resource, verb):

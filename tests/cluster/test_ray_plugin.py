@@ -137,7 +137,7 @@ def objects(tasks: Tasks, plural: str) -> list[Object]:
 def test_tasks_share_a_cluster_that_goes_once_it_is_idle(engine: Tasks) -> None:
     template = shared(5)
     for run in ("one", "two"):
-        engine.submit(run, type="ray", template=template, run_for="300s", outcome="succeeded")
+        engine.submit(run, {"run_for": "300s", "outcome": "succeeded"}, type="ray", template=template)
     until(lambda: len(objects(engine, "rayclusters")) == 1, "there is a cluster")
     [cluster] = objects(engine, "rayclusters")
     assert "ownerReferences" not in cluster["metadata"]
@@ -152,7 +152,7 @@ def test_tasks_share_a_cluster_that_goes_once_it_is_idle(engine: Tasks) -> None:
 
 
 def test_a_cluster_stays_while_its_job_runs(engine: Tasks) -> None:
-    engine.submit("long", type="ray", template=shared(1), run_for="300s", outcome="running")
+    engine.submit("long", {"run_for": "300s", "outcome": "running"}, type="ray", template=shared(1))
     until(lambda: len(objects(engine, "rayclusters")) == 1, "there is a cluster")
     [cluster] = objects(engine, "rayclusters")
 

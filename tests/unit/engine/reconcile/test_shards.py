@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import anyio
 import msgspec
 import pytest
@@ -19,7 +21,7 @@ pytestmark = pytest.mark.anyio
 COUNT = 4
 NONE: frozenset[int] = frozenset()
 ALL = frozenset(range(COUNT))
-SHARDS = {"reconciler": {"shards": NONE}, "sharding": ShardingSection(shards=COUNT)}
+SHARDS: dict[str, Any] = {"reconciler": {"shards": NONE}, "sharding": ShardingSection(shards=COUNT)}
 
 
 def runs(shard: int, number: int = 3) -> list[str]:
@@ -74,8 +76,6 @@ async def test_a_task_that_is_handed_over_is_written_down_and_left_alone() -> No
 
 async def test_the_next_one_goes_on_with_the_pod_that_is_there() -> None:
     async with rig(**SHARDS) as it, anyio.create_task_group() as group:
-        other = Rig.__new__(Rig)
-        other.__dict__.update(it.__dict__)
         group.start_soon(it.reconciler.run)
         it.reconciler.take_on(ALL)
         names = runs(1)
