@@ -48,13 +48,14 @@ class RunView:
         actions: By name, oldest first. The mapping may grow; its records never change, they are replaced.
     """
 
-    __slots__ = ("_changed", "actions", "lock", "run", "watchers")
+    __slots__ = ("_changed", "actions", "is_closed", "lock", "run", "watchers")
 
     def __init__(self, run: RunRecord, actions: Sequence[ActionRecord]) -> None:
         self.run: Final = run
         self.actions: Final[dict[str, ActionRecord]] = {record.key.name: record for record in actions}
         self.lock: Final = anyio.Lock()
         self.watchers = 0
+        self.is_closed = False
         self._changed = anyio.Event()
 
     def learn(self, records: Sequence[ActionRecord]) -> None:
@@ -66,18 +67,26 @@ class RunView:
                 self.actions[record.key.name] = record
                 news = True
         if news:
-            self._changed.set()
-            self._changed = anyio.Event()
+            self._wake()
+
+    def close(self) -> None:
+        """Ends what follows it: the control plane stops."""
+        self.is_closed = True
+        self._wake()
+
+    def _wake(self) -> None:
+        self._changed.set()
+        self._changed = anyio.Event()
 
     async def follow(
         self, wanted: Callable[[ActionRecord], bool] | None = None
     ) -> AsyncIterator[Sequence[ActionRecord]]:
-        """The wanted actions as they are (all by default, perhaps none), then those that changed. Never ends."""
+        """The wanted actions as they are (all by default, perhaps none), then those that changed; until it is closed."""
         seen: dict[str, int] = {}
         self.watchers += 1
         try:
             is_first = True
-            while True:
+            while not self.is_closed:
                 changed = self._changed
                 news = [
                     record
@@ -103,6 +112,7 @@ class Ledger:
         self._views: Final[OrderedDict[str, RunView]] = OrderedDict()
         self._specs: Final[OrderedDict[str, task_definition_pb2.TaskSpec]] = OrderedDict()
         self._loading: Final = anyio.Lock()
+        self.is_closed = False
 
     async def run(self) -> None:
         """Looks for what other processes on the same database write, until cancelled."""
@@ -114,6 +124,12 @@ class Ledger:
                         view.learn(await self.store.actions_of(name))
                     except StorageError as error:
                         logger.warning("run can not be read", run=name, error=str(error))
+
+    def close(self) -> None:
+        """Ends all watches."""
+        self.is_closed = True
+        for view in self._views.values():
+            view.close()
 
     # -- Reading -----------------------------------------------------------------------------------
 

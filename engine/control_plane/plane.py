@@ -14,7 +14,7 @@ from typing import Final, Self
 import anyio
 import msgspec
 import structlog
-from flyteidl2.common import identifier_pb2
+from flyteidl2.common import identifier_pb2, list_pb2
 from flyteidl2.core import literals_pb2
 from flyteidl2.core.security_pb2 import Secret
 from flyteidl2.dataproxy import dataproxy_service_pb2
@@ -33,6 +33,7 @@ from propfan.engine.control_plane.services import applications
 from propfan.engine.control_plane.signing import Signer
 from propfan.engine.control_plane.store.catalog import Catalog
 from propfan.engine.control_plane.store.database import open_database
+from propfan.engine.control_plane.store.queries import Query
 from propfan.engine.control_plane.store.run_store import RunStore
 from propfan.engine.control_plane.store.secret_store import SecretStore
 from propfan.engine.flyte.events import to_action_event
@@ -242,6 +243,10 @@ class ControlPlane:
         return await self.secrets.value(secret.key, labels.get("project", ""), labels.get("domain", ""))
 
     # -- Reading -----------------------------------------------------------------------------------
+
+    async def runs(self) -> Sequence[str]:
+        """Names of the newest runs, the newest first."""
+        return [run.id.name for run in (await self.ledger.store.list_runs(Query(list_pb2.ListRequest()))).items]
 
     async def details(self, record: ActionRecord) -> run_definition_pb2.ActionDetails:
         """What clients are told of an action; one message for all who ask at the same revision."""

@@ -5,10 +5,12 @@ from __future__ import annotations
 import contextlib
 import socket
 from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Final
 
 import anyio
+import anyio.abc
 import msgspec
 import uvicorn
 
@@ -71,36 +73,47 @@ async def serve_until(
     with contextlib.closing(bound):
         url = listener.url(bound)
         config = msgspec.structs.replace(config, endpoint=config.endpoint or url)
-        async with ControlPlane(engine, config) as plane:
-            server = _Server(
-                uvicorn.Config(
-                    plane.app,
-                    log_config=None,
-                    access_log=False,
-                    lifespan="off",
-                    ssl_certfile=listener.tls_cert,
-                    ssl_keyfile=str(listener.tls_key) if listener.tls_key is not None else None,
-                    timeout_graceful_shutdown=_GRACE_S,
-                ),
-                lambda: ready(url),
-            )
-            async with anyio.create_task_group() as tasks:
-                tasks.start_soon(server.answer_until_told, bound)
-                try:
-                    await anext(stops, None)
-                finally:
-                    server.should_exit = True
+        async with ControlPlane(engine, config) as plane, serving(plane, bound, listener):
+            ready(url)
+            await anext(stops, None)
+
+
+@asynccontextmanager
+async def serving(plane: ControlPlane, bound: socket.socket, listener: Listener | None = None) -> AsyncIterator[None]:
+    """Answers requests in the background, from when this is entered until it is left.
+
+    Args:
+        listener: For its certificate; plain HTTP without one.
+    """
+    listener = listener or Listener()
+    server = _Server(
+        uvicorn.Config(
+            plane.app,
+            log_config=None,
+            access_log=False,
+            lifespan="off",
+            ssl_certfile=listener.tls_cert,
+            ssl_keyfile=str(listener.tls_key) if listener.tls_key is not None else None,
+            timeout_graceful_shutdown=_GRACE_S,
+        )
+    )
+    async with anyio.create_task_group() as tasks:
+        await tasks.start(server.answer_until_told, bound)
+        try:
+            yield
+        finally:
+            plane.ledger.close()
+            server.should_exit = True
 
 
 class _Server(uvicorn.Server):
     """Leaves signals to whoever runs it."""
 
-    def __init__(self, config: uvicorn.Config, on_started: Callable[[], None]) -> None:
-        super().__init__(config)
-        self._on_started: Final = on_started
+    _started: anyio.abc.TaskStatus[None] = anyio.TASK_STATUS_IGNORED
 
-    async def answer_until_told(self, bound: socket.socket) -> None:
+    async def answer_until_told(self, bound: socket.socket, *, task_status: anyio.abc.TaskStatus[None]) -> None:
         """Serves until ``should_exit``: cancelled in between, it would leave connections open."""
+        self._started = task_status
         with anyio.CancelScope(shield=True):
             await self.serve([bound])
 
@@ -111,4 +124,4 @@ class _Server(uvicorn.Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         if not self.should_exit:
-            self._on_started()
+            self._started.started()

@@ -1,134 +1,124 @@
-"""A hundred tasks on this machine, real functions of Flyte's SDK among them, and a picture at the end.
+"""A pipeline of Flyte's released SDK on a control plane in one process: live progress, and a picture at the end.
 
     python -m examples.demo [DATA_DIR]
 
-Twenty functions compute strips of the Mandelbrot set, eighty containers throw darts for pi, one
-task fails twice before it succeeds, one fails for good and one runs into its timeout. Exits with 1
-when a task ends in another way than it should. It needs ``propfan[flyte]`` and ``awk``.
+Starts what ``propfan up`` starts, on a free port, and runs ``pipeline.py`` against it: twelve children compute
+strips of the Mandelbrot set, one fails twice before it succeeds, one fails for good and one takes too long. Exits
+with 1 when a task ends in another way than it should. It needs ``propfan[flyte]``.
 """
 
 from __future__ import annotations
 
+import os
+import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import AsyncIterator, Mapping
+from contextlib import aclosing, asynccontextmanager
 from pathlib import Path
 
 import anyio
+import anyio.abc
 import msgspec
+from flyteidl2.common import phase_pb2
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
-from examples.demo import figure, tasks
-from propfan.engine import Engine, EngineConfig, Outcome, Submission, TaskFile, TaskStatus, sdk_tasks
-from propfan.engine.submission import new_run_name
+from examples.demo import figure
+from propfan.engine import EngineConfig
+from propfan.engine.control_plane import ControlPlane, ControlPlaneConfig, serving
+from propfan.engine.control_plane.records import ActionRecord
 
-STRIPS = 20
-THROWS = 80
-TIMEOUT_S = 3
+PIPELINE = Path(__file__).parent / "pipeline.py"
 
+STRIPS = 12
+TASKS = {"main": 1, "strip": STRIPS, "flaky": 1, "broken": 1, "endless": 1}
+"""How often each function runs."""
 
-class Group(msgspec.Struct, frozen=True):
-    """Tasks of one kind, and how each of them should end."""
-
-    title: str
-    submissions: Sequence[Submission]
-    outcome: Outcome = Outcome.COMPLETED
-    attempts: int = 1
-
-
-async def groups(run_name: str) -> Sequence[Group]:
-    def submission(task: TaskFile, action: str) -> Submission:
-        return Submission(template=task.template, inputs=task.inputs, run_name=run_name, action_name=action)
-
-    rows = tasks.VIEW.rows // STRIPS
-    strips = [await sdk_tasks.task_of(tasks.mandelbrot, tasks.VIEW, n * rows, rows) for n in range(STRIPS)]
-    darts = tasks.darts()
-    endless = Submission(template=tasks.endless(TIMEOUT_S), run_name=run_name, action_name="endless")
-    return [
-        Group("Mandelbrot strips", [submission(strip, f"strip{n}") for n, strip in enumerate(strips)]),
-        Group(
-            "darts for pi",
-            [
-                Submission(template=darts, inputs=tasks.seed(n), run_name=run_name, action_name=f"darts{n}")
-                for n in range(THROWS)
-            ],
-        ),
-        Group("fails twice", [submission(await sdk_tasks.task_of(tasks.flaky, succeeds_at=3), "flaky")], attempts=3),
-        Group("fails for good", [submission(await sdk_tasks.task_of(tasks.broken, 7), "broken")], Outcome.FAILED),
-        Group("runs too long", [endless], Outcome.TIMED_OUT),
-    ]
+EXPECTED: Mapping[str, tuple[int, int]] = {
+    "main": (phase_pb2.ACTION_PHASE_SUCCEEDED, 1),
+    "strip": (phase_pb2.ACTION_PHASE_SUCCEEDED, 1),
+    "flaky": (phase_pb2.ACTION_PHASE_SUCCEEDED, 3),
+    "broken": (phase_pb2.ACTION_PHASE_FAILED, 1),
+    "endless": (phase_pb2.ACTION_PHASE_TIMED_OUT, 1),
+}
+"""How each function should end, and after how many attempts."""
 
 
-async def run(
-    engine: Engine, run_name: str, groups: Sequence[Group], progress: Progress
-) -> Sequence[Sequence[TaskStatus]]:
-    """All groups at once; the statuses come in the order of the submissions."""
-    bars = {
-        task.action_name: bar
-        for group in groups
-        for bar in [progress.add_task(group.title, total=len(group.submissions))]
-        for task in group.submissions
-    }
-    keys = [[await engine.submit(task) for task in group.submissions] for group in groups]
-    async with anyio.create_task_group() as following:
-        following.start_soon(_move_bars, engine, run_name, progress, bars)
-        statuses = [[await engine.wait(key) for key in group] for group in keys]
-        await engine.settled()
-        following.cancel_scope.cancel()
-    for bar in set(bars.values()):
-        progress.update(bar, completed=progress.tasks[bar].total)
-    return statuses
+class Answer(msgspec.Struct):
+    """What the client prints."""
+
+    run: str
+    picture: list[list[int]]
+    outcomes: list[str]
 
 
-async def _move_bars(engine: Engine, run_name: str, progress: Progress, bars: Mapping[str, TaskID]) -> None:
-    seen = set()
-    async with engine.events() as events:
-        async for _, event in events:
-            if event.is_final and event.run == run_name and event.action not in seen:
-                seen.add(event.action)
-                progress.advance(bars[event.action])
+@asynccontextmanager
+async def control_plane(data_dir: Path) -> AsyncIterator[tuple[ControlPlane, str]]:
+    """One that is served on a free port, and its URL."""
+    listener = serving.Listener(port=0)
+    bound = listener.bind()
+    url = listener.url(bound)
+    config = EngineConfig(data_dir=data_dir, keep_work=True)
+    async with ControlPlane(config, ControlPlaneConfig(endpoint=url)) as plane, serving.serving(plane, bound):
+        yield plane, url
 
 
-async def strips_of(engine: Engine, statuses: Sequence[TaskStatus]) -> Sequence[figure.Row]:
-    rows: list[figure.Row] = []
-    for status in statuses:
-        if status.outcome is Outcome.COMPLETED:
-            content = await engine.store.get(f"{status.output_prefix}/outputs.pb")
-            rows += await sdk_tasks.read_outputs(tasks.mandelbrot, content)
-        else:
-            rows += [None] * (tasks.VIEW.rows // STRIPS)
-    return rows
+async def client(url: str, data_dir: Path) -> Answer:
+    """Runs the pipeline as its author would: with the SDK, in a process of its own."""
+    home = data_dir / "home"
+    home.mkdir(parents=True, exist_ok=True)
+    done = await anyio.run_process(
+        [sys.executable, str(PIPELINE), url.partition("://")[2]],
+        cwd=PIPELINE.parent,
+        env={**os.environ, "HOME": str(home), "DO_NOT_TRACK": "1"},  # the SDK remembers in HOME what it has uploaded
+        stderr=subprocess.PIPE,
+        check=False,
+    )
+    if done.returncode:
+        raise SystemExit(f"the pipeline failed: {(done.stderr or done.stdout).decode()}")
+    return msgspec.json.decode(done.stdout.splitlines()[-1], type=Answer)
 
 
-async def pi_of(engine: Engine, statuses: Sequence[TaskStatus]) -> float:
-    thrown = [status for status in statuses if status.outcome is Outcome.COMPLETED]
-    hits = [int(await engine.store.get(f"{status.output_prefix}/{tasks.DARTS_FILE}")) for status in thrown]
-    return 4 * sum(hits) / (tasks.DARTS * len(thrown)) if thrown else float("nan")
+async def follow(plane: ControlPlane, progress: Progress, *, task_status: anyio.abc.TaskStatus[None]) -> None:
+    """Moves a bar for each function, as its actions end."""
+    bars: dict[str, TaskID] = {name: progress.add_task(name, total=count) for name, count in TASKS.items()}
+    task_status.started()
+    while not (runs := await plane.runs()):  # noqa: ASYNC110  # the client takes a moment to make one
+        await anyio.sleep(0.1)
+    view = await plane.ledger.view(runs[0])
+    async with aclosing(view.follow()) as changes:  # type: ignore[type-var]
+        async for _ in changes:
+            ended = Counter(name_of(record) for record in view.actions.values() if record.is_over)
+            for name, bar in bars.items():
+                progress.update(bar, completed=ended[name])
+
+
+def name_of(record: ActionRecord) -> str:
+    return record.details.metadata.task.short_name
 
 
 async def demo(data_dir: Path, console: Console) -> bool:
     """Whether every task ended as it should."""
-    began = time.monotonic()
-    run_name = new_run_name()
-    planned = await groups(run_name)
+    began_s = time.monotonic()
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    async with Engine(EngineConfig(data_dir=data_dir)) as engine:
+    async with control_plane(data_dir) as (plane, url):
+        console.print(f"control plane at {url} after {time.monotonic() - began_s:.1f} s")
         with Progress(*columns, console=console, transient=True) as progress:
-            statuses = await run(engine, run_name, planned, progress)
-        strips, throws = statuses[:2]
+            async with anyio.create_task_group() as tasks:
+                await tasks.start(follow, plane, progress)
+                answer = await client(url, data_dir)
+                tasks.cancel_scope.cancel()
+        records = list((await plane.ledger.view(answer.run)).actions.values())
         is_coloured = console.color_system is not None
-        console.print(figure.picture(await strips_of(engine, strips), tasks.VIEW.columns, is_coloured=is_coloured))
-        console.print(figure.summary([(group.title, found) for group, found in zip(planned, statuses, strict=True)]))
-        total = sum(map(len, statuses))
-        pi = await pi_of(engine, throws)
-        console.print(f"\n{total} tasks in {time.monotonic() - began:.1f} s; the darts say that pi is {pi:.4f}")
-    return all(
-        (status.outcome, status.attempts) == (group.outcome, group.attempts)
-        for group, found in zip(planned, statuses, strict=True)
-        for status in found
-    )
+        console.print(figure.picture(answer.picture, len(answer.picture[0]), is_coloured=is_coloured))
+        console.print(figure.summary({name: [r for r in records if name_of(r) == name] for name in TASKS}))
+        console.print(f"\nto its parent: {', '.join(answer.outcomes)}")
+        console.print(f"{len(records)} actions in {time.monotonic() - began_s:.1f} s")
+    found = {(name_of(record), record.phase, record.details.status.attempts) for record in records}
+    return len(records) == sum(TASKS.values()) and found == {(name, *how) for name, how in EXPECTED.items()}
 
 
 def main() -> int:

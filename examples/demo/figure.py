@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import zip_longest
 
+from flyteidl2.common import phase_pb2
 from rich.color import Color
 from rich.style import Style
 from rich.table import Table
 from rich.text import Text
 
-from propfan.engine import TaskStatus
+from propfan.engine.control_plane.records import ActionRecord
 
 _SHADES = " .:-=+*#%@"
 _INSIDE = (12, 10, 30)
@@ -51,23 +52,23 @@ def _colour(row: Row, column: int) -> Color:
     return Color.from_rgb(*mixed)
 
 
-def summary(groups: Sequence[tuple[str, Sequence[TaskStatus]]]) -> Table:
-    """One line a group: how many, how they ended, and what the first error says."""
+def summary(functions: Mapping[str, Sequence[ActionRecord]]) -> Table:
+    """One line a function: how often it ran, how that ended, and what the first error says."""
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for heading in ("", "tasks", "succeeded", "attempts", "ended as"):
-        table.add_column(heading, justify="right" if heading in ("tasks", "succeeded", "attempts") else "left")
-    for title, statuses in groups:
-        succeeded = sum(status.outcome is not None and status.outcome.is_success for status in statuses)
-        attempts = sum(status.attempts for status in statuses)
-        table.add_row(title, str(len(statuses)), str(succeeded), str(attempts), _endings(statuses))
+    for heading in ("", "actions", "succeeded", "attempts", "ended as"):
+        table.add_column(heading, justify="right" if heading in ("actions", "succeeded", "attempts") else "left")
+    for name, records in functions.items():
+        succeeded = sum(record.phase == phase_pb2.ACTION_PHASE_SUCCEEDED for record in records)
+        attempts = sum(record.details.status.attempts for record in records)
+        table.add_row(name, str(len(records)), str(succeeded), str(attempts), _endings(records))
     return table
 
 
-def _endings(statuses: Sequence[TaskStatus]) -> Text:
-    outcomes = {status.outcome.value for status in statuses if status.outcome is not None}
-    error = next((status.error for status in statuses if status.error is not None), None)
-    text = Text(", ".join(sorted(outcomes)), style="green" if outcomes == {"Completed"} else "yellow")
+def _endings(records: Sequence[ActionRecord]) -> Text:
+    names = {phase_pb2.ActionPhase.Name(record.details.status.phase) for record in records}
+    text = Text(", ".join(sorted(name.removeprefix("ACTION_PHASE_") for name in names)))
+    text.stylize("green" if names == {"ACTION_PHASE_SUCCEEDED"} else "yellow")
+    error = next((record.update.error for record in records if record.update.error.message), None)
     if error is not None:
-        first_line = error.message.strip().splitlines()[0] if error.message.strip() else ""
-        text.append(f"  {error.code}: {first_line}", style="dim")
+        text.append(f"  {error.code}: {error.message.strip().splitlines()[0]}", style="dim")
     return text

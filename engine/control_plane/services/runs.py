@@ -123,7 +123,7 @@ class Runs(RunService):
             case _:
                 scope = {}
         told: dict[str, bytes] = {}
-        while True:
+        while not self._plane.ledger.is_closed:
             query = Query(list_pb2.ListRequest(limit=_WATCHED_RUNS))
             runs = await self._with_roots((await self._plane.ledger.store.list_runs(query, **scope)).items)
             seen = {run.action.id.run.name: run.SerializeToString(deterministic=True) for run in runs}
