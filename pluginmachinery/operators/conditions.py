@@ -36,13 +36,18 @@ def newest_first(conditions: Sequence[C] | None) -> tuple[C, ...]:
 
     Of one second, the later in the list is the newer: that is where operators put what is new.
     """
-    oldest_first = sorted(conditions or (), key=_changed_at)
+    if not conditions:
+        return ()
+    oldest_first = sorted(conditions, key=_changed_at)
     return tuple(reversed(oldest_first))
 
 
 def current(conditions: Sequence[C] | None) -> C | None:
     """The newest condition that is true."""
-    return next((condition for condition in newest_first(conditions) if condition.is_true), None)
+    for condition in newest_first(conditions):
+        if condition.is_true:
+            return condition
+    return None
 
 
 def first_true(conditions: Sequence[C] | None, *types: str) -> C | None:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from datetime import datetime
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 
 from propfan._speedups import links
-from propfan.pluginmachinery.contexts import PluginContext, TaskContext
+from propfan.pluginmachinery.contexts import TaskContext
+from propfan.pluginmachinery.kubernetes_plugin import ObjectMeta
 from propfan.pluginmachinery.loglinks import LinkPlan, LogInput
 from propfan.pluginmachinery.names import dns1123_subdomain
 from propfan.pluginmachinery.phases import LinkType, PhaseInfo, TaskLog
@@ -52,16 +53,48 @@ def link_values(ctx: TaskContext, pod_name: str, used: int) -> list[str]:
     return values
 
 
-def links_of_pods(
-    plan: LinkPlan, ctx: PluginContext, created_at: datetime | None, container: str, pods: Iterable[tuple[str, str]]
-) -> tuple[TaskLog, ...]:
-    """The links of the pods of a job, of which nothing but their names is known; their times are those of the job.
+class PodLinks:
+    """The links of the pods of jobs, of which nothing but their names is known; their times are those of the job.
+
+    Links without times are rendered once for the same pods of a job.
 
     Args:
-        created_at: When the job was made.
-        container: Its name in each of the pods.
-        pods: Name of each, and of its log.
+        plan_for: The links of a task, e.g. ``PodPhases.plan``.
     """
+
+    _KEPT: Final = 1024
+    _PODS_KEPT: Final = 64
+
+    def __init__(self, plan_for: Callable[[TaskContext], LinkPlan]) -> None:
+        self._plan_for = plan_for
+        self._known: dict[tuple[Any, ...], tuple[TaskLog, ...]] = {}
+
+    def render(
+        self, ctx: TaskContext, job: ObjectMeta, container: str, pods: tuple[tuple[str, str], ...]
+    ) -> tuple[TaskLog, ...]:
+        """The links, pod by pod.
+
+        Args:
+            container: Its name in each of the pods.
+            pods: Name of each, and of its log.
+        """
+        plan = self._plan_for(ctx)
+        if plan.used & _TIMES or not job.uid or len(pods) > self._PODS_KEPT:
+            return _rendered(plan, ctx, job, container, pods)
+        key = (job.uid, container, pods)
+        found = self._known.get(key)
+        if found is None:
+            found = _rendered(plan, ctx, job, container, pods)
+            if len(self._known) >= self._KEPT:
+                del self._known[next(iter(self._known))]
+            self._known[key] = found
+        return found
+
+
+def _rendered(
+    plan: LinkPlan, ctx: TaskContext, job: ObjectMeta, container: str, pods: Iterable[tuple[str, str]]
+) -> tuple[TaskLog, ...]:
+    created_at = job.creation_timestamp
     values = [""] * links.COUNT
     values[links.NAMESPACE] = ctx.metadata.namespace
     values[links.CONTAINER_NAME] = container

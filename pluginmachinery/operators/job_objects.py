@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Final, Generic, TypeVar
 
 import msgspec
@@ -15,6 +15,7 @@ from propfan.pluginmachinery.kubernetes_plugin import Kind, ObjectMeta, Observed
 from propfan.pluginmachinery.podspec.build import PodSpecBuilder
 
 T = TypeVar("T")
+U = TypeVar("U")
 
 NO_METADATA: Final = ObjectMeta()
 
@@ -75,21 +76,27 @@ def decode(decoder: msgspec.json.Decoder[T], resource: ObservedObject) -> T:
         raise DecodeError(str(resource), str(error)) from error
 
 
-class SpecDecoder(Generic[T]):
-    """Reads what of objects changes only with their generation; once, as long as it stays the same."""
+class SpecDecoder(Generic[T, U]):
+    """Reads what of objects changes only with their generation; once, as long as it stays the same.
+
+    Args:
+        kind: The part to decode.
+        derive: What to keep of it.
+    """
 
     _KEPT: Final = 4096
 
-    def __init__(self, kind: type[T]) -> None:
+    def __init__(self, kind: type[T], derive: Callable[[T, ObjectMeta], U]) -> None:
         self._decoder: msgspec.json.Decoder[T] = msgspec.json.Decoder(kind)
-        self._known: dict[tuple[str, int], T] = {}
+        self._derive = derive
+        self._known: dict[tuple[str, int], U] = {}
 
-    def decode(self, resource: ObservedObject) -> T:
+    def decode(self, resource: ObservedObject) -> U:
         """Raises ``DecodeError``, as `decode`."""
         key = (resource.metadata.uid, resource.metadata.generation)
         found = self._known.get(key)
         if found is None:
-            found = decode(self._decoder, resource)
+            found = self._derive(decode(self._decoder, resource), resource.metadata)
             if all(key):  # else nothing says that it is the same object
                 if len(self._known) >= self._KEPT:
                     del self._known[next(iter(self._known))]

@@ -30,7 +30,7 @@ class ReplicatedJobStatus(msgspec.Struct, frozen=True, gc=False):
 
     @property
     def has_begun(self) -> bool:
-        return any(count > 0 for count in (self.ready, self.active, self.succeeded, self.failed))
+        return max(self.ready, self.active, self.succeeded, self.failed) > 0
 
 
 class JobSetStatus(msgspec.Struct, frozen=True, gc=False, rename="camel"):
@@ -42,7 +42,10 @@ class JobSetStatus(msgspec.Struct, frozen=True, gc=False, rename="camel"):
 
     @property
     def workers(self) -> ReplicatedJobStatus | None:
-        return next((jobs for jobs in self.replicated_jobs_status or () if jobs.name == WORKERS), None)
+        for jobs in self.replicated_jobs_status or ():
+            if jobs.name == WORKERS:
+                return jobs
+        return None
 
     @property
     def ends(self) -> Iterator[Condition]:

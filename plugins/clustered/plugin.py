@@ -15,7 +15,7 @@ from propfan.pluginmachinery.entries import KubernetesPluginEntry, SetupContext
 from propfan.pluginmachinery.kubernetes_plugin import ObjectMeta, ObservedObject, Properties, RenderedObject
 from propfan.pluginmachinery.operators.conditions import current
 from propfan.pluginmachinery.operators.custom import CustomError, message_of
-from propfan.pluginmachinery.operators.job_links import links_of_pods
+from propfan.pluginmachinery.operators.job_links import PodLinks
 from propfan.pluginmachinery.operators.job_objects import SpecDecoder, identity, pod_spec_builder
 from propfan.pluginmachinery.operators.job_pods import list_pods, log_contexts, phase_of, without_pending
 from propfan.pluginmachinery.phases import ErrorKind, LogContext, Phase, PhaseInfo, TaskInfo, TaskLog
@@ -50,7 +50,8 @@ class ClusteredPlugin:
         self._config = setup.section("clustered-task", ClusteredConfig)
         self._plans = build.plans(pod_spec_builder(setup))
         self._phases = PodPhases(setup.k8s, setup.logs)
-        self._specs = SpecDecoder(JobSet)
+        self._links = PodLinks(self._phases.plan)
+        self._specs = SpecDecoder(JobSet, _spec_of)
 
     def get_properties(self) -> Properties:
         return Properties(generated_name_max_length=build.MAX_NAME_LENGTH)
@@ -63,17 +64,17 @@ class ClusteredPlugin:
 
     async def get_task_phase(self, ctx: PluginContext, resource: ObservedObject) -> PhaseInfo:
         """Raises ``DecodeError`` for an object that is no JobSet."""
-        job_set, status = self._specs.decode(resource), job_sets.status_of(resource)
+        spec, status = self._specs.decode(resource), job_sets.status_of(resource)
         metadata = resource.metadata
         pods = [pod for pod in await list_pods(ctx) if pod.metadata.name.startswith(f"{metadata.name}-")]
         ranks = _pods_by_rank(pods, metadata)
         info = TaskInfo(
             occurred_at=ctx.now,
-            logs=self._links(ctx, job_set, metadata, ranks),
+            logs=self._logs(ctx, spec, metadata, ranks),
             log_context=self._log_context(pods, metadata),
             custom_info=status.as_json(),
         )
-        return self._verdict(ctx, job_set, status, _Rank0(self._phases, ranks.get("0"), metadata, ctx.now, info))
+        return self._verdict(ctx, spec, status, _Rank0(self._phases, ranks.get("0"), metadata, ctx.now, info))
 
     def is_terminal(self, resource: ObservedObject) -> bool:
         """Raises ``DecodeError``."""
@@ -84,7 +85,7 @@ class ClusteredPlugin:
         times = (condition.last_transition_time for condition in job_sets.status_of(resource).ends)
         return next(filter(None, times), resource.metadata.creation_timestamp)
 
-    def _verdict(self, ctx: PluginContext, job_set: JobSet, status: JobSetStatus, rank_0: _Rank0) -> PhaseInfo:
+    def _verdict(self, ctx: PluginContext, spec: _Spec, status: JobSetStatus, rank_0: _Rank0) -> PhaseInfo:
         now, info, condition = ctx.now, rank_0.info, current(status.conditions)
         if condition is None and not _has_begun(ctx, status):
             return phases.initializing(now, 0, "pods scheduling / DNS resolving", info)
@@ -95,25 +96,26 @@ class ClusteredPlugin:
                 return phases.system_retryable_failure(HOST_MAINTENANCE, _MAINTENANCE_MESSAGE, now, info, cleanup=True)
             return phases.retryable_failure(condition.reason, condition.message, now, info)
         is_restarting = condition is not None and condition.type == job_sets.RESTARTING
-        early = rank_0.verdict(counts_failures=not is_restarting and _has_no_restarts_left(ctx, job_set, status))
+        early = rank_0.verdict(counts_failures=not is_restarting and _has_no_restarts_left(ctx, spec, status))
         if early.phase.is_failure:
             return early
         if condition is not None and condition.type == job_sets.SUSPENDED:
             verdict = phases.queued(now, 0, "JobSet is suspended", info)
         else:
             how = "restart in progress (attempt" if is_restarting else "running (restart attempt"
-            verdict = phases.running(now, 0, info).with_reason(f"{how} {status.restarts})")
-        return phases.bump_version_on_new_reason(verdict, ctx.plugin_state).rechecked_at(early.recheck_at)
+            reason = f"{how} {status.restarts})"
+            verdict = PhaseInfo(Phase.RUNNING, reason=reason, info=info, recheck_at=early.recheck_at)
+        return phases.bump_version_on_new_reason(verdict, ctx.plugin_state)
 
-    def _links(
-        self, ctx: PluginContext, job_set: JobSet, metadata: ObjectMeta, ranks: Mapping[str, ObservedPod]
+    def _logs(
+        self, ctx: PluginContext, spec: _Spec, metadata: ObjectMeta, ranks: Mapping[str, ObservedPod]
     ) -> tuple[TaskLog, ...]:
-        pods = []
-        for rank in range(job_set.ranks):
-            pod = ranks.get(str(rank)) if self._config.exact_pod_names else None
-            name = f"{_pod_prefix(metadata)}{rank}" if pod is None else pod.metadata.name
-            pods.append((name, f"rank-{rank}"))
-        return links_of_pods(self._phases.plan(ctx), ctx, metadata.creation_timestamp, _primary(metadata), pods)
+        pods = spec.pods
+        if ranks and self._config.exact_pod_names:
+            present = (ranks.get(str(rank)) for rank in range(len(pods)))
+            both = zip(pods, present, strict=True)
+            pods = tuple((name if pod is None else pod.metadata.name, log) for (name, log), pod in both)
+        return self._links.render(ctx, metadata, _primary(metadata), pods)
 
     def _log_context(self, pods: Sequence[ObservedPod], metadata: ObjectMeta) -> LogContext | None:
         """The pods that have started; ``None`` when there are none."""
@@ -126,6 +128,24 @@ class ClusteredPlugin:
         if primary := _primary(metadata):
             contexts = tuple(msgspec.structs.replace(pod, primary_container_name=primary) for pod in contexts)
         return LogContext(contexts, first)
+
+
+class _Spec(msgspec.Struct, frozen=True):
+    """What of a JobSet does not change while it runs.
+
+    Attributes:
+        pods: One for each rank, by the part of its name that is known beforehand, and the names of their logs.
+        max_restarts: ``None`` where the JobSet has no policy.
+    """
+
+    pods: tuple[tuple[str, str], ...]
+    max_restarts: int | None
+
+
+def _spec_of(job_set: JobSet, metadata: ObjectMeta) -> _Spec:
+    policy = job_set.spec.failure_policy
+    pods = tuple((f"{_pod_prefix(metadata)}{rank}", f"rank-{rank}") for rank in range(job_set.ranks))
+    return _Spec(pods, None if policy is None else policy.max_restarts)
 
 
 class _Rank0(msgspec.Struct, frozen=True):
@@ -175,16 +195,18 @@ def _primary(job_set: ObjectMeta) -> str:
 
 
 def _has_begun(ctx: PluginContext, status: JobSetStatus) -> bool:
+    if status.restarts > 0 or ctx.plugin_state.phase >= Phase.RUNNING:
+        return True
     workers = status.workers
-    return status.restarts > 0 or (workers is not None and workers.has_begun) or ctx.plugin_state.phase >= Phase.RUNNING
+    return workers is not None and workers.has_begun
 
 
-def _has_no_restarts_left(ctx: PluginContext, job_set: JobSet, status: JobSetStatus) -> bool:
+def _has_no_restarts_left(ctx: PluginContext, spec: _Spec, status: JobSetStatus) -> bool:
     """Whether workers have failed that the controller will not start again."""
-    workers, policy = status.workers, job_set.spec.failure_policy
+    workers = status.workers
     if workers is None or workers.failed <= 0:
         return False
-    return status.restarts >= (_wanted(ctx).max_restarts if policy is None else policy.max_restarts)
+    return status.restarts >= (_wanted(ctx).max_restarts if spec.max_restarts is None else spec.max_restarts)
 
 
 def _wanted(ctx: TaskContext) -> ClusterFailurePolicy:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
@@ -77,13 +77,13 @@ class MpiPlugin(KubeflowPlugin):
         policy = replicas.run_policy(message.run_policy if message.HasField("run_policy") else None)
         return _spec(roles, policy, message.slots or 1)
 
-    def logged_pods(self, job: Job, present: Sequence[str]) -> Iterator[tuple[str, str]]:
-        """How the launcher's pod is called depends on the version of the operator, so its link comes with it."""
-        for pod in present:
-            if pod.startswith("launcher"):
-                yield pod, "launcher"
+    def logged_pods(self, job: Job) -> Iterator[tuple[str, str]]:
         for index in range(job.replicas(WORKER)):
             yield f"worker-{index}", ""
+
+    def seen_pods(self, present: Iterable[str]) -> Iterator[tuple[str, str]]:
+        """The launcher, whose name depends on the version of the operator."""
+        return ((pod, "launcher") for pod in present if pod.startswith("launcher"))
 
 
 def _spec(roles: dict[str, Any], run_policy: dict[str, Any], slots: int) -> dict[str, Any]:

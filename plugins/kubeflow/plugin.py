@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime, timedelta
 from typing import ClassVar, Final
 
@@ -14,9 +14,9 @@ from propfan.pluginmachinery.config import Duration
 from propfan.pluginmachinery.contexts import PluginContext, TaskContext, TaskExecutionMetadata
 from propfan.pluginmachinery.entries import SetupContext
 from propfan.pluginmachinery.errors import PermanentError
-from propfan.pluginmachinery.kubernetes_plugin import Kind, ObservedObject, Properties, RenderedObject
+from propfan.pluginmachinery.kubernetes_plugin import Kind, ObjectMeta, ObservedObject, Properties, RenderedObject
 from propfan.pluginmachinery.operators.conditions import Condition
-from propfan.pluginmachinery.operators.job_links import links_of_pods
+from propfan.pluginmachinery.operators.job_links import PodLinks
 from propfan.pluginmachinery.operators.job_objects import SpecDecoder, identity, pod_spec_builder
 from propfan.pluginmachinery.operators.job_pods import list_pods, log_contexts, phase_of, without_pending
 from propfan.pluginmachinery.phases import LogContext, PhaseInfo, TaskInfo
@@ -61,7 +61,8 @@ class KubeflowPlugin(ABC):
         self._replicas = ReplicaSpecs(self._builder, self.framework)
         self._plans = Plans(self._builder, self.render, uses_labels=True)
         self._phases = PodPhases(setup.k8s, setup.logs)
-        self._specs = SpecDecoder(Job)
+        self._links = PodLinks(self._phases.plan)
+        self._logged_pods = SpecDecoder(Job, self._whole_names)
 
     @abstractmethod
     def render(self, task: PodTask) -> RenderedObject:
@@ -73,12 +74,16 @@ class KubeflowPlugin(ABC):
         """
 
     @abstractmethod
-    def logged_pods(self, job: Job, present: Sequence[str]) -> Iterator[tuple[str, str]]:
-        """The pods that have links, and the names of their logs. Pods are called by what follows the job's name.
+    def logged_pods(self, job: Job) -> Iterator[tuple[str, str]]:
+        """The pods that have links, and the names of their logs. Pods are called by what follows the job's name."""
+
+    def seen_pods(self, present: Iterable[str]) -> Iterator[tuple[str, str]]:
+        """Those whose names are known only once the cluster has them.
 
         Args:
-            present: The pods that the cluster has now.
+            present: The pods that it has now.
         """
+        return iter(())
 
     def get_properties(self) -> Properties:
         return Properties()
@@ -91,21 +96,18 @@ class KubeflowPlugin(ABC):
 
     async def get_task_phase(self, ctx: PluginContext, resource: ObservedObject) -> PhaseInfo:
         """Raises ``PermanentError`` for a job that its operator leaves alone or in no state, ``DecodeError`` for none."""
-        job, status = self._specs.decode(resource), jobs.status_of(resource)
+        status = jobs.status_of(resource)
         recheck_at = self._forsaken_at(status, resource, ctx.now)
         condition = jobs.current(status)
         name, prefix = resource.metadata.name, f"{resource.metadata.name}-"
         pods = [pod for pod in await list_pods(ctx) if pod.metadata.name.startswith(prefix)]
-        present = [pod.metadata.name.removeprefix(prefix) for pod in pods]
+        logged = self._logged_pods.decode(resource)
+        if pods:
+            seen = self.seen_pods(pod.metadata.name.removeprefix(prefix) for pod in pods)
+            logged = (*((prefix + pod, log) for pod, log in seen), *logged)
         info = TaskInfo(
             occurred_at=ctx.now,
-            logs=links_of_pods(
-                self._phases.plan(ctx),
-                ctx,
-                resource.metadata.creation_timestamp,
-                self.framework,
-                ((prefix + pod, log) for pod, log in self.logged_pods(job, present)),
-            ),
+            logs=self._links.render(ctx, resource.metadata, self.framework, logged),
             log_context=self._log_context(name, pods),
             custom_info=status.as_json(),
         )
@@ -115,7 +117,7 @@ class KubeflowPlugin(ABC):
             if early.recheck_at is not None:
                 recheck_at = min(early.recheck_at, recheck_at or early.recheck_at)
         verdict = phases.bump_version_on_new_reason(_verdict(condition, ctx.now, info), ctx.plugin_state)
-        return verdict if verdict.phase.is_terminal else verdict.rechecked_at(recheck_at)
+        return verdict if recheck_at is None or verdict.phase.is_terminal else verdict.rechecked_at(recheck_at)
 
     def is_terminal(self, resource: ObservedObject) -> bool:
         """Raises ``DecodeError``."""
@@ -124,6 +126,9 @@ class KubeflowPlugin(ABC):
     def get_completion_time(self, resource: ObservedObject) -> datetime | None:
         """When the job ended; else when it began. Raises ``DecodeError``."""
         return jobs.ended_at(jobs.status_of(resource)) or resource.metadata.creation_timestamp
+
+    def _whole_names(self, job: Job, metadata: ObjectMeta) -> tuple[tuple[str, str], ...]:
+        return tuple((f"{metadata.name}-{pod}", log) for pod, log in self.logged_pods(job))
 
     def _forsaken_at(self, status: JobStatus, resource: ObservedObject, now: datetime) -> datetime | None:
         """When a job that its operator has not begun with counts as forsaken; ``None`` if it can not any more.

@@ -67,7 +67,7 @@ class PyTorchPlugin(KubeflowPlugin):
         policy = replicas.run_policy(message.run_policy if message.HasField("run_policy") else None)
         return _spec(roles, policy, message.elastic_config if message.HasField("elastic_config") else None)
 
-    def logged_pods(self, job: Job, present: Sequence[str]) -> Iterator[tuple[str, str]]:
+    def logged_pods(self, job: Job) -> Iterator[tuple[str, str]]:
         if job.has(MASTER):
             yield "master-0", "master"
         for index in range(job.replicas(WORKER)):

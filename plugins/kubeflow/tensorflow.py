@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Final
 
 from flyteidl2.plugins import tensorflow_pb2
@@ -67,7 +67,7 @@ class TensorflowPlugin(KubeflowPlugin):
         }
         return _spec(specs, replicas.run_policy(message.run_policy if message.HasField("run_policy") else None))
 
-    def logged_pods(self, job: Job, present: Sequence[str]) -> Iterator[tuple[str, str]]:
+    def logged_pods(self, job: Job) -> Iterator[tuple[str, str]]:
         for role in (WORKER, PARAMETER_SERVER, CHIEF, EVALUATOR):
             for index in range(job.replicas(role)):
                 yield f"{role.lower()}-{index}", ""
