@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Any, TypeAlias
 from urllib.parse import urlencode, urlsplit
 
+import yaml
+
 Object: TypeAlias = dict[str, Any]
 
 JSON = "application/json"
@@ -180,6 +182,12 @@ class Api:
         headers = self._headers | ({"Content-Type": content_type} if body is not None else {}) | {"Connection": "close"}
         connection.request(method, path, None if body is None else json.dumps(body), headers)
         return connection.getresponse()  # owns the socket, as the server closes after its answer
+
+
+def read_manifests(path: Path) -> Sequence[Object]:
+    """The objects in a YAML file. With libyaml where it is there: schemas of pods have 10000 lines and more."""
+    with path.open(encoding="utf-8") as file:
+        return [*yaml.load_all(file, getattr(yaml, "CSafeLoader", yaml.SafeLoader))]
 
 
 def is_condition_true(item: Mapping[str, Any], kind: str) -> bool:

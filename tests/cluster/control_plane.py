@@ -14,9 +14,10 @@ import shutil
 import ssl
 import urllib.error
 import urllib.request
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
+from http import HTTPStatus
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -24,14 +25,15 @@ from typing import Any, Self
 import msgspec
 import yaml
 
+from propfan.engine.manifests import documents
 from tests.cluster import ports, programs
-from tests.cluster.api import Api, ApiError, Object, is_condition_true
+from tests.cluster.api import Api, ApiError, Object, is_condition_true, read_manifests
 from tests.cluster.certificates import Authority, write_key
 from tests.cluster.process import Process
 
 HERE = Path(__file__).parent
 STAGES = tuple(sorted((HERE / "stages").glob("*.yaml")))
-TASK_ACTION_CRD = HERE / "manifests" / "taskaction-crd.yaml"
+TASK_ACTION_CRD = Path(documents.__file__).parent / documents.CRD_FILE
 CRD_PATH = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"
 ISSUER = "https://kubernetes.default.svc"
 START_TIMEOUT_S = 120.0  # an API server is ready in some seconds, on a machine that does nothing else
@@ -143,7 +145,7 @@ class ControlPlane:
         self.etcd.await_ready(partial(is_healthy, f"{self._etcd_url}/health"), timeout_s=START_TIMEOUT_S)
         self.start_api_server()
         for path in self.settings.crds:
-            self.install_crds(yaml.safe_load_all(path.read_text(encoding="utf-8")))
+            self.install_crds(read_manifests(path))
         for process, _ in self._servers:
             process.start()
         for process, url in self._servers:
@@ -212,9 +214,17 @@ class ControlPlane:
         """Deletes a namespace; its objects go in the background, if controllers run."""
         self.api.delete(f"/api/v1/namespaces/{name}")
 
-    def install_crds(self, manifests: Iterator[Object] | Sequence[Object]) -> None:
-        """Creates or updates CustomResourceDefinitions and waits until they are served."""
-        names = [self.api.apply(manifest)["metadata"]["name"] for manifest in manifests]
+    def install_crds(self, manifests: Iterable[Object]) -> None:
+        """Creates CustomResourceDefinitions, or updates those that exist, and waits until they are served."""
+        names = []
+        for manifest in manifests:
+            names.append(manifest["metadata"]["name"])
+            try:
+                self.api.create(manifest)
+            except ApiError as error:
+                if error.status != HTTPStatus.CONFLICT:
+                    raise
+                self.api.apply(manifest)  # slower by far: schemas are large
         for name in names:
             self.api.await_object(f"{CRD_PATH}/{name}", lambda crd: is_condition_true(crd, "Established"))
 

@@ -6,6 +6,7 @@ its admission webhooks, which are reached on loopback.
 
 from __future__ import annotations
 
+import itertools
 import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -19,7 +20,7 @@ import msgspec
 import yaml
 
 from tests.cluster import cache, environments, ports, programs, ray_dashboard, webhooks
-from tests.cluster.api import Object
+from tests.cluster.api import Object, read_manifests
 from tests.cluster.certificates import Authority, KeyPair, write_key
 from tests.cluster.control_plane import START_TIMEOUT_S, ControlPlane, is_healthy
 from tests.cluster.process import Process
@@ -55,8 +56,8 @@ def is_prepared(name: str) -> bool:
 def install_crds(cluster: ControlPlane, name: str) -> None:
     """Installs the kinds of an operator and waits until they are served."""
     prepare(name)
-    for path in sorted(OPERATORS[name].crds()):
-        cluster.install_crds(yaml.safe_load_all(path.read_text(encoding="utf-8")))
+    files = sorted(OPERATORS[name].crds())
+    cluster.install_crds(itertools.chain.from_iterable(map(read_manifests, files)))
 
 
 @contextmanager

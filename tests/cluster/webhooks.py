@@ -11,9 +11,7 @@ from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from tests.cluster.api import Object
+from tests.cluster.api import Object, read_manifests
 from tests.cluster.control_plane import ControlPlane
 
 PATH = "/apis/admissionregistration.k8s.io/v1"
@@ -23,7 +21,7 @@ PLURALS = {
 }
 
 
-def reached_by_url(path: Path, *, name: str, port: int, ca: Path, pods_with: str = "") -> list[Object]:
+def reached_by_url(path: Path, *, name: str, port: int, ca: Path, pods_with: str = "") -> Sequence[Object]:
     """An operator's webhook configurations, for a server on a port of loopback in place of its Service.
 
     Args:
@@ -32,7 +30,7 @@ def reached_by_url(path: Path, *, name: str, port: int, ca: Path, pods_with: str
         ca: Whose certificate the server has.
         pods_with: A label without which pods are none of the webhooks' business, as the operator's installation says.
     """
-    found: list[Object] = list(yaml.safe_load_all(path.read_text(encoding="utf-8")))
+    found = read_manifests(path)
     for configuration in found:
         configuration["metadata"]["name"] = name
         for webhook in configuration["webhooks"]:
