@@ -278,7 +278,10 @@ class NoPodTemplates:
 
 
 class KubernetesReader(Protocol):
-    """Read access to the pods and objects of this task only."""
+    """Read access to the pods of this task only: those with the labels of its execution.
+
+    They are as the engine's watch shows them, and a change of one wakes the task.
+    """
 
     async def get_pod(self, name: str) -> bytes | None:
         """The pod as JSON; ``None`` when there is none of that name."""

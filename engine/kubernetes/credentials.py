@@ -215,6 +215,7 @@ def _access(read: Any, user: Mapping[str, Any], namespace: str) -> Access:
         ),
         proxy=_proxy(read.proxy, parts.scheme, parts.netloc),
         namespace=namespace,
+        fresh_for_s=FRESH_S,
     )
 
 

@@ -15,6 +15,7 @@ import yaml
 from structlog.testing import capture_logs
 
 from propfan.engine.cluster import POD, TASK_ACTION, Kind
+from propfan.engine.kubernetes import credentials
 from propfan.engine.kubernetes.cluster import AccessReview, KubernetesCluster
 from propfan.engine.kubernetes.config import FieldValidation, KubernetesConfig
 from propfan.engine.kubernetes.credentials import Credentials, ServiceAccount
@@ -82,6 +83,30 @@ async def test_a_client_certificate_says_who_we_are(control_plane: ControlPlane,
     async with connected(path) as cluster:
         assert await cluster.user_name() == "alice"
         assert (await cluster.review_access("delete", POD, namespace="default")).is_allowed
+
+
+async def test_a_client_certificate_that_is_renewed_is_used(
+    control_plane: ControlPlane, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(credentials, "FRESH_S", 0.0)
+    alice, bob = (control_plane.authority.client(name, ["system:masters"]) for name in ("alice", "bob"))
+    files = {"client-certificate": tmp_path / "tls.crt", "client-key": tmp_path / "tls.key"}
+
+    def mount(pair: Any) -> None:
+        for file, source in zip(files.values(), (pair.certificate, pair.key), strict=True):
+            file.write_bytes(source.read_bytes())
+
+    mount(alice)
+    user = {name: str(file) for name, file in files.items()}
+    async with connected(kubeconfig(control_plane, tmp_path / "config", user)) as cluster:
+        version = (await cluster.list(POD)).resource_version
+        async with cluster.watch(POD, namespace="default", resource_version=version) as changes:
+            await cluster.create(POD, body(POD, "default", "under-alice"))
+            await anext(changes)
+            for pair, name in ((bob, "bob"), (alice, "alice")):
+                mount(pair)
+                assert await cluster.user_name() == name
+        await cluster.delete(POD, "default", "under-alice")
 
 
 async def test_impersonation_says_who_we_are_now(control_plane: ControlPlane, tmp_path: Path) -> None:

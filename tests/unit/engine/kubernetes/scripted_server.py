@@ -78,6 +78,7 @@ class FixedCredentials:
 
     def __init__(self, url: str, *tokens: str | None, fresh_for_s: float = 3600.0) -> None:
         self.url = url
+        self.proxy = ""
         self.tokens = deque(tokens)
         self.loads: list[bool] = []
         self.fresh_for_s = fresh_for_s
@@ -87,7 +88,7 @@ class FixedCredentials:
         token = self.tokens.popleft() if len(self.tokens) > 1 else self.tokens[0]
         if token is None:
             raise ConfigError("test", "there is no token")
-        return Access(self.url, [("Authorization", f"Bearer {token}")], Tls(), fresh_for_s=self.fresh_for_s)
+        return Access(self.url, [("Authorization", f"Bearer {token}")], Tls(), self.proxy, fresh_for_s=self.fresh_for_s)
 
 
 @asynccontextmanager

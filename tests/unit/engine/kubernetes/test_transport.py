@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import socket
 from collections.abc import Sequence
 from typing import Any
 
@@ -215,6 +216,29 @@ async def test_a_redirect_is_not_followed_with_our_token() -> None:
         with pytest.raises(UnavailableError, match="HTTP status 302"):
             await get(it)
         assert thief.asked == []
+
+
+async def test_requests_go_through_the_proxy() -> None:
+    async with serving() as proxy:
+        proxy.will(A_POD)
+        credentials = FixedCredentials("http://api.test:6443/k8s/clusters/c1", "t1")
+        credentials.proxy = proxy.url
+        async with KubernetesCluster.connect(with_credentials=credentials) as cluster:
+            await cluster.get(POD, "n", "a")
+        (asked,) = proxy.asked
+        assert asked.headers["host"] == "api.test:6443"
+        assert asked.path == "/k8s/clusters/c1/api/v1/namespaces/n/pods/a"
+
+
+def test_sockets_notice_a_peer_that_is_gone() -> None:
+    with transport._socket((socket.AF_INET, socket.SOCK_STREAM, 0, "", ("127.0.0.1", 1))) as made:
+        assert made.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) == 1
+        assert made.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == 35_000
+        idle_s, interval_s, count = (
+            made.getsockopt(socket.IPPROTO_TCP, option)
+            for option in (socket.TCP_KEEPIDLE, socket.TCP_KEEPINTVL, socket.TCP_KEEPCNT)
+        )
+        assert idle_s + interval_s * count <= 35
 
 
 async def test_one_who_stops_waiting_holds_nobody_up() -> None:

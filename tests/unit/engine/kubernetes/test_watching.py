@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import anyio
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from propfan.engine.cluster import POD, WatchEvent, WatchEventType
 from propfan.engine.kubernetes import watching
+from propfan.engine.kubernetes.transport import Request
 from propfan.pluginmachinery.errors import (
     ApiError,
     ExpiredError,
@@ -170,6 +174,20 @@ async def test_garbage_ends_a_watch_with_an_error(line: bytes) -> None:
                     found += brief(events)
         assert found == ["ADDED a@8"]
         assert caught.value.target == "watch of pods"
+
+
+@given(cuts=st.lists(st.integers(0, 2000), max_size=12), junk=st.binary(max_size=60))
+def test_any_pieces_of_any_bytes_are_events_or_an_error(cuts: list[int], junk: bytes) -> None:
+    whole = ADDED + MODIFIED + junk + b"\n" + DELETED
+    at = [0, *sorted(min(cut, len(whole)) for cut in cuts), len(whole)]
+    watch = watching.Watch(None, Request("GET", "/", "x"), POD, seconds=1.0, max_line_bytes=10_000)  # type: ignore[arg-type]
+    found: list[str] = []
+    for start, end in pairwise(at):
+        found += brief(watch._events(whole[start:end]))
+        if watch._error is not None:
+            break
+    assert found[:2] == ["ADDED a@8", "MODIFIED a@9"]
+    assert watch._error is not None or found[2:] == ["DELETED a@10"] or junk.strip()
 
 
 async def test_half_an_event_at_the_end_is_none() -> None:
