@@ -98,8 +98,10 @@ def _running(
         process.await_ready(partial(webhooks.are_served, admission), timeout_s=START_TIMEOUT_S)
         yield
     finally:
-        webhooks.unregister(cluster, admission)
-        process.stop()
+        try:
+            webhooks.unregister(cluster, admission)
+        finally:
+            process.stop()
 
 
 def _environment(cluster: ControlPlane, folder: Path) -> dict[str, str]:
