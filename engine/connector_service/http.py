@@ -8,7 +8,6 @@ from typing import Any, Final
 
 import aiohttp
 import msgspec
-import yarl
 
 from propfan.engine.connector_service.config import HttpConfig
 from propfan.pluginmachinery.connector import HttpResponse
@@ -51,7 +50,7 @@ class AiohttpClient:
         try:
             async with self._opened().request(
                 method,
-                yarl.URL(url),
+                url,
                 params=params,
                 headers=sent,
                 data=body,

@@ -7,7 +7,6 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import anyio
 import anyio.to_thread
@@ -55,7 +54,7 @@ async def over(folder: Path) -> None:
 
 
 def model_at(uri: str) -> Any:
-    return json.loads(Path(urlsplit(uri).path).read_text())
+    return json.loads(Path(uri).read_text())
 
 
 class TestContract(Rooted, ConnectorContract):

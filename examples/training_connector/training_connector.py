@@ -102,7 +102,7 @@ class TrainingConnector(AsyncConnector[TrainingMeta]):
         lines = self._log(folder)
         if (folder / "result.json").exists():
             result = msgspec.json.decode((folder / "result.json").read_bytes(), type=Result)
-            outputs = {"accuracy": result.accuracy, "model": Blob((folder / "model.json").as_uri(), "json")}
+            outputs = {"accuracy": result.accuracy, "model": Blob(str(folder / "model.json"), "json")}
             return Resource(RemotePhase.SUCCEEDED, lines[-1], outputs=outputs, custom_info={"loss": result.loss})
         if is_over:
             return Resource(RemotePhase.FAILED, "\n".join(lines[-5:]) or "the process ended without a word")
