@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
+from http import HTTPStatus
 
 import anyio
 import msgspec
@@ -13,11 +14,12 @@ from propfan.pluginmachinery import object_metadata
 from propfan.pluginmachinery.config import K8sConfig
 from propfan.pluginmachinery.kubernetes_plugin import Kind, KubernetesPlugin, ObjectMeta, ObservedObject
 from propfan.pluginmachinery.objects import normalise
-from propfan.pluginmachinery.phases import Phase, PhaseInfo
+from propfan.pluginmachinery.phases import Phase, PhaseInfo, PluginState
 from propfan.pluginmachinery.testing import FakeTaskContext, task_metadata
-from tests.cluster.api import Object
+from tests.cluster.api import ApiError, Object
 from tests.cluster.control_plane import ControlPlane
 from tests.cluster.pods import asked
+from tests.cluster.replicas import until
 
 K8S = K8sConfig(default_annotations={})
 
@@ -46,7 +48,18 @@ class PluginRun:
         built = normalise(anyio.run(self.plugin.build_resource, ctx), self.kind, "plugin", "build_resource")
         stamped = object_metadata.stamp(built.metadata, self.metadata, K8S, self.plugin.get_properties())
         whole = msgspec.json.decode(built.to_json(msgspec.structs.replace(stamped, owner_references=())))
+        until(self._is_served, f"{self.kind} can be listed")
         return self.cluster.api.create(whole, namespace=self.namespace)
+
+    def _is_served(self) -> bool:
+        """A server that has a new kind asks those who list it to come again."""
+        try:
+            self.cluster.api.list(self.path.rpartition("/")[0])
+        except ApiError as error:
+            if error.status == HTTPStatus.TOO_MANY_REQUESTS:
+                return False
+            raise
+        return True
 
     @property
     def path(self) -> str:
@@ -62,7 +75,10 @@ class PluginRun:
         """What the plugin makes of the object as it is now, or would if nothing changed for some time."""
         resource = ObservedObject(self.kind, msgspec.convert(item["metadata"], ObjectMeta), msgspec.json.encode(item))
         pods = list(self.pods().values())
-        ctx = FakeTaskContext(self.template, metadata=self.metadata, pods=pods, now=datetime.now(UTC) + after)
+        last = self.verdicts[-1] if self.verdicts else None
+        state = PluginState() if last is None else PluginState(last.phase, last.version, last.reason)
+        now = datetime.now(UTC) + after
+        ctx = FakeTaskContext(self.template, metadata=self.metadata, pods=pods, plugin_state=state, now=now)
         self.verdicts.append(anyio.run(self.plugin.get_task_phase, ctx, resource))
         return self.verdicts[-1]
 
