@@ -125,10 +125,16 @@ def reconciler(
 
 
 def installed_plugins(config: EngineConfig) -> Registry:
-    """A registry of everything that is installed; what is refused is logged by name."""
-    registry = Registry(config.default_for_task_types, config.default_plugin)
+    """A registry of everything that is installed and enabled; what is refused is logged by name.
+
+    Raises:
+        ConfigError: a plugin is enabled that is not installed.
+    """
+    registry = Registry(config.default_for_task_types, config.default_plugin, config.enabled_plugins)
     for problem in registry.discover():
         logger.error("plugin refused", plugin=problem.plugin, error=str(problem))
+    if missing := sorted(set(config.enabled_plugins) - registry.ids):
+        raise ConfigError("enabled-plugins", f"no plugin '{missing[0]}' is installed: 'propfan plugins' lists them")
     return registry
 
 
@@ -148,6 +154,11 @@ def store_root(config: EngineConfig) -> str:
     except OSError as error:
         raise ConfigError("data_dir", f"{folder} can not be made: {error}") from error
     return f"file://{folder}"  # not as_uri(): stores and the SDK take names as they are, without percent signs
+
+
+def shared(registry: Registry) -> frozenset[Kind]:
+    """Kinds of the clusters that tasks share."""
+    return frozenset(loaded.cluster_watched for loaded in registry.plugins if isinstance(loaded, LoadedClusterPlugin))
 
 
 def watched(registry: Registry) -> frozenset[Kind]:

@@ -131,9 +131,7 @@ class Daemon:
                 config, seen_cluster, self._clock, registry=self._given_registry, store=self._given_store
             )
             lease_namespace = config.sharding.namespace or cluster.namespace or "default"
-            needed = preflight.rights(assembly.watched(parts.registry), config.namespaces, lease_namespace)
-            if parts.k8s.send_object_events:
-                needed = [*needed, *preflight.event_rights(config.namespaces)]
+            needed = preflight.needed_rights(config, parts.k8s, parts.registry.kinds, lease_namespace)
             await preflight.check_rights(cluster, needed, user)
             sink = await stack.enter_async_context(self._sink())
             term = _Term(

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
 from tests.cluster.control_plane import ControlPlane
 from tests.cluster.pods import in_phase
+from tests.cluster.ports import free_port
 from tests.cluster.replicas import Control, Replica, Tasks, broken_template, until, verdict_of
 from tests.unit.engine.flyte.services import served
 
@@ -23,7 +27,8 @@ SETTINGS = {
 class Stage:
     """One replica, the service that it tells, and a namespace of tasks; many tasks run at once."""
 
-    def __init__(self, replica: Replica, events: Control, tasks: Tasks) -> None:
+    def __init__(self, replica: Replica, events: Control, tasks: Tasks, store_port: int) -> None:
+        self.store_port = store_port
         self.replica = replica
         self.events = events
         self.tasks = tasks
@@ -34,8 +39,11 @@ def stage(control_plane: ControlPlane, tmp_path_factory: pytest.TempPathFactory)
     folder = tmp_path_factory.mktemp("daemon")
     namespace = control_plane.create_namespace("daemon")
     events = Control()
+    store_port = free_port()
+    s3 = {"endpoint": f"http://127.0.0.1:{store_port}", "region": "us-east-1", "anonymous": True}
     with served(events.app) as url:
         settings = SETTINGS | {
+            "storage": {"s3": s3, "max-retries": 0, "connect-timeout-s": 1.0},
             "namespaces": [namespace],
             "flyte": {"events-url": url},
             "sharding": {"group": namespace},
@@ -44,7 +52,7 @@ def stage(control_plane: ControlPlane, tmp_path_factory: pytest.TempPathFactory)
         replica.start()
         try:
             replica.await_ready()
-            yield Stage(replica, events, Tasks(control_plane.api, namespace, f"file://{folder}/outputs"))
+            yield Stage(replica, events, Tasks(control_plane.api, namespace, f"file://{folder}/outputs"), store_port)
         finally:
             replica.stop()
             control_plane.delete_namespace(namespace)
@@ -239,6 +247,50 @@ def test_sink_that_is_down_delays_verdicts_and_nothing_else(stage: Stage) -> Non
         assert all(verdict_of(tasks.get(run).get("status", {})) == "" for run in runs)
     assert set(tasks.await_all_over(runs).values()) == {"Completed"}
     assert all(stage.events.verdicts(run) == ["SUCCEEDED"] for run in runs)
+
+
+class EmptyStore(BaseHTTPRequestHandler):
+    """An S3 with nothing in it."""
+
+    def do_GET(self) -> None:
+        body = b"<Error><Code>NoSuchKey</Code></Error>"
+        self.send_response(404)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def do_HEAD(self) -> None:
+        self.send_response(404)
+        self.end_headers()
+
+    def log_message(self, format: str, *args: object) -> None:
+        return None
+
+
+@contextmanager
+def store_at(port: int) -> Iterator[None]:
+    server = ThreadingHTTPServer(("127.0.0.1", port), EmptyStore)
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+
+def test_store_that_is_down_delays_tasks_and_fails_none(stage: Stage) -> None:
+    tasks = Tasks(stage.tasks.api, stage.tasks.namespace, "s3://bucket")
+    runs = [tasks.submit(f"store{n}") for n in range(3)]
+    for run in runs:
+        tasks.api.await_object(
+            tasks.path(run),
+            lambda action: any("s3://bucket" in c["message"] for c in action.get("status", {}).get("conditions", ())),
+        )
+    with store_at(stage.store_port):
+        assert set(tasks.await_all_over(runs).values()) == {"Completed"}
+    assert all(tasks.get(run)["status"].get("systemFailures", 0) == 0 for run in runs)
 
 
 def test_outage_of_the_api_server_delays_tasks_and_fails_none(stage: Stage, control_plane: ControlPlane) -> None:
