@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import enum
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Final
 
@@ -133,6 +133,7 @@ class EngineConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rena
         default_service_account: For tasks whose template names none.
         default_for_task_types: Task type to plugin id, where several plugins could serve it.
         default_plugin: Runs task types that no plugin serves; empty refuses them.
+        enabled_plugins: Ids of the plugins that are loaded, ``propfan plugins`` lists them; all when empty.
         plugins: The ``plugins`` section: ``k8s``, ``logs`` and the plugins' own.
         storage: Access to object stores.
         foreign_state: Tasks that another executor has begun.
@@ -163,6 +164,7 @@ class EngineConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rena
     default_service_account: str = ""
     default_for_task_types: Mapping[str, str] = {}
     default_plugin: str = ""
+    enabled_plugins: Sequence[str] = ()
     plugins: Mapping[str, Mapping[str, Any]] = {}
     storage: StorageConfig = StorageConfig()
     foreign_state: ForeignState = ForeignState.RESTART

@@ -22,6 +22,16 @@ def load(path: Path | None, overrides: Mapping[str, Any]) -> EngineConfig:
     Raises:
         ConfigError: the file can not be read, or has unknown keys or values of a wrong type; all are named.
     """
+    values = merged(path, overrides)
+    config = decode_config(EngineConfig, values, "")
+    config.capacity.in_nanos(Path("/"))
+    decode_config(K8sConfig, config.plugins.get("k8s"), "plugins.k8s")
+    decode_config(LogsConfig, config.plugins.get("logs"), "plugins.logs")
+    return config
+
+
+def merged(path: Path | None, overrides: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The settings as they are written, before they are checked; arguments and errors of the file as of ``load``."""
     values = dict(read_mapping(path)) if path is not None else {}
     for key, value in overrides.items():
         below = values.get(key)
@@ -29,11 +39,7 @@ def load(path: Path | None, overrides: Mapping[str, Any]) -> EngineConfig:
             values[key] = {**below, **value}
         elif value is not None:
             values[key] = value
-    config = decode_config(EngineConfig, values, "")
-    config.capacity.in_nanos(Path("/"))
-    decode_config(K8sConfig, config.plugins.get("k8s"), "plugins.k8s")
-    decode_config(LogsConfig, config.plugins.get("logs"), "plugins.logs")
-    return config
+    return values
 
 
 def read_mapping(path: Path) -> Mapping[str, Any]:

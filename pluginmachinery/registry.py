@@ -8,7 +8,7 @@ costs that plugin only.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from importlib import metadata
 from typing import Final
 
@@ -28,6 +28,7 @@ from propfan.pluginmachinery.entries import (
     WebPluginEntry,
 )
 from propfan.pluginmachinery.errors import ConfigError, PluginError, PluginNotFoundError, TransientError
+from propfan.pluginmachinery.kubernetes_plugin import Kind
 from propfan.pluginmachinery.web_plugin import Discovering, Discovery
 
 __all__ = [
@@ -79,9 +80,16 @@ class Registry:
             a type, and routes further types to a plugin.
         default_plugin: Id of the plugin that runs types nobody serves, before any ``is_default``;
             without one such a type is refused.
+        enabled: Ids of the plugins that ``discover`` takes; all when empty.
     """
 
-    def __init__(self, default_for_task_types: Mapping[str, str] | None = None, default_plugin: str = "") -> None:
+    def __init__(
+        self,
+        default_for_task_types: Mapping[str, str] | None = None,
+        default_plugin: str = "",
+        enabled: Collection[str] = (),
+    ) -> None:
+        self._enabled: Final = frozenset(enabled)
         self._routes: Final = dict(default_for_task_types or {})
         self._default_plugin: Final = default_plugin
         self._entries: Final[dict[str, PluginEntry]] = {}
@@ -95,6 +103,18 @@ class Registry:
     def plugins(self) -> tuple[LoadedPlugin, ...]:
         """Those that are loaded, in the order of their registration."""
         return tuple(self._loaded.values())
+
+    @property
+    def ids(self) -> frozenset[str]:
+        """Of all plugins that are registered, also those that can not be loaded."""
+        return frozenset(self._entries)
+
+    @property
+    def kinds(self) -> frozenset[Kind]:
+        """Of the objects that plugins make, also of those that are not loaded."""
+        found = [entry for entry in self._entries.values() if isinstance(entry, KubernetesPluginEntry)]
+        shared = [entry.cluster_watched for entry in found if entry.cluster_watched is not None]
+        return frozenset([*(entry.watched for entry in found), *shared])
 
     def register(self, entry: PluginEntry) -> None:
         """Adds a plugin; an instance is checked at once, what makes one when it is loaded.
@@ -115,6 +135,8 @@ class Registry:
         for point in sorted(points, key=lambda point: (_origin(point), point.name)):
             try:
                 for entry in _offered(point):
+                    if self._enabled and entry.id not in self._enabled:
+                        continue
                     try:
                         self._register(entry, _origin(point))
                     except PluginError as error:

@@ -42,6 +42,7 @@ _COMMANDS: Final = {
     "check": "propfan.engine.cli.check",
     "connector": "propfan.engine.cli.connector",
     "up": "propfan.engine.cli.up",
+    "manifests": "propfan.engine.cli.manifests",
 }
 
 

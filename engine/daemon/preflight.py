@@ -9,9 +9,11 @@ import anyio
 import msgspec
 import structlog
 
-from propfan.engine.cluster import EVENT, POD_TEMPLATE, TASK_ACTION, Kind
+from propfan.engine.cluster import EVENT, POD, POD_TEMPLATE, TASK_ACTION, Kind
+from propfan.engine.config import EngineConfig
 from propfan.engine.daemon.leases import LEASE
 from propfan.engine.task_state import DELAY_BACKOFF
+from propfan.pluginmachinery.config import K8sConfig
 from propfan.pluginmachinery.errors import (
     ApiError,
     ConfigError,
@@ -74,17 +76,28 @@ async def check_definitions(cluster: KubernetesCluster) -> None:
         ) from error
 
 
-def rights(watched: Iterable[Kind], namespaces: Sequence[str], lease_namespace: str) -> Sequence[Right]:
-    """Everything that ``propfan serve`` does in a cluster.
+def needed_rights(config: EngineConfig, k8s: K8sConfig, kinds: Iterable[Kind], lease_namespace: str) -> Sequence[Right]:
+    """Everything that ``propfan serve`` does in a cluster under these settings.
 
     Args:
-        watched: Kinds of the objects that tasks run as.
+        kinds: Of the objects that plugins make.
+    """
+    found = rights(kinds, config.namespaces, lease_namespace)
+    return sorted({*found, *event_rights(config.namespaces)}) if k8s.send_object_events else found
+
+
+def rights(kinds: Iterable[Kind], namespaces: Sequence[str], lease_namespace: str) -> Sequence[Right]:
+    """All but what telling the Events of objects needs.
+
+    Args:
+        kinds: Of the objects that plugins make.
         namespaces: Of the tasks; all when empty.
     """
     found = {Right(LEASE.group, LEASE.plural, verb, lease_namespace) for verb in (*_READS, "create", "patch", "delete")}
     for namespace in namespaces or ("",):
-        for kind in watched:
+        for kind in kinds:
             found |= {_right(kind, verb, namespace) for verb in (*_READS, "create", "patch", "delete")}
+        found |= {_right(POD, verb, namespace) for verb in _READS}  # operators make pods too
         found |= {_right(TASK_ACTION, verb, namespace) for verb in (*_READS, "patch", "delete")}
         found.add(Right(TASK_ACTION.group, f"{TASK_ACTION.plural}/status", "patch", namespace))
         found.add(Right(TASK_ACTION.group, f"{TASK_ACTION.plural}/finalizers", "update", namespace))

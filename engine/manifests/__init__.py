@@ -1,0 +1,1 @@
+"""What a cluster needs for ``propfan serve``: the resource definition, rights, and the daemon itself."""
