@@ -3,26 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from typing import Any, Final
 
-import msgspec
 import pytest
 from flyteidl2.core import tasks_pb2
 
-from propfan.pluginmachinery import entries, object_metadata, objects
-from propfan.pluginmachinery.config import K8sConfig
+from propfan.pluginmachinery import entries
 from propfan.pluginmachinery.entries import KubernetesPluginEntry, LoadedKubernetesPlugin
-from propfan.pluginmachinery.kubernetes_plugin import ObjectMeta, ObservedObject
-from propfan.pluginmachinery.phases import ErrorKind, Phase, PhaseInfo, PluginState
-from propfan.pluginmachinery.testing import FakeTaskContext, setup_context, task_template
-from propfan.pluginmachinery.testing.builders import task_metadata
+from propfan.pluginmachinery.phases import ErrorKind, Phase
+from propfan.pluginmachinery.testing import setup_context, task_template
 from propfan.plugins.clustered import entry as clustered
 from propfan.plugins.kubeflow import mpi_entry, pytorch_entry, tensorflow_entry
-from tests.cluster.api import Object
 from tests.cluster.control_plane import ControlPlane
-from tests.cluster.pods import asked
-from tests.golden.inputs import finish
+from tests.cluster.plugin_runs import PluginRun
 from tests.peers.sdk_templates.recorded import Recorded, recorded
 
 LATER: Final = timedelta(hours=1)
@@ -59,70 +53,26 @@ OLD_MPI: Final = task("mpi", {"numWorkers": 1, "slots": 1}, version=0)
 CLUSTERED: Final = task("clustered-task", {"replicas": 2, "nprocPerNode": 4, "failurePolicy": {"maxRestarts": 1}})
 
 
-class Run:
-    """One task on a cluster, seen as often as its object changes."""
-
+class Run(PluginRun):
     def __init__(
         self, cluster: ControlPlane, namespace: str, entry: KubernetesPluginEntry, template: tasks_pb2.TaskTemplate
     ) -> None:
         loaded = entries.load(entry, setup_context())
         assert isinstance(loaded, LoadedKubernetesPlugin)
-        self.cluster, self.namespace, self.entry, self.template = cluster, namespace, entry, template
-        self.plugin, self.properties = loaded.plugin, loaded.properties
-        self.verdicts: list[PhaseInfo] = []
-        self.is_terminal = False
-
-    def create(self, **wishes: str) -> None:
-        metadata = task_metadata(self.template, namespace=self.namespace)
-        self.metadata = msgspec.structs.replace(metadata, annotations=asked(**wishes))
-        built = finish(self.plugin.build_resource(FakeTaskContext(self.template, metadata=self.metadata)))
-        rendered = objects.normalise(built, self.entry.watched, self.entry.id, "build_resource")
-        stamped = object_metadata.stamp(rendered.metadata, self.metadata, K8sConfig(), self.properties)
-        whole = msgspec.json.decode(rendered.to_json(msgspec.structs.replace(stamped, owner_references=())))
-        self.cluster.api.create(whole, namespace=self.namespace)
+        super().__init__(cluster, namespace, template, loaded.plugin, entry.watched)
 
     @property
-    def path(self) -> str:
-        kind = self.entry.watched
-        return f"/apis/{kind.group}/{kind.version}/namespaces/{self.namespace}/{kind.plural}/r1-a0-0"
-
-    def pods(self) -> Mapping[str, Object]:
-        pods = self.cluster.api.list(f"/api/v1/namespaces/{self.namespace}/pods", labelSelector="run=r1,action=a0")
-        return {pod["metadata"]["name"]: pod for pod in pods}
-
-    def look(self, item: Object, *, after: timedelta = timedelta(0)) -> PhaseInfo:
-        """What the plugin makes of the object as it is now, or would if nothing changed for some time."""
-        resource = ObservedObject(
-            self.entry.watched, msgspec.convert(item["metadata"], ObjectMeta), msgspec.json.encode(item)
-        )
-        last = self.verdicts[-1] if self.verdicts else None
-        ctx = FakeTaskContext(
-            self.template,
-            metadata=self.metadata,
-            pods=list(self.pods().values()),
-            plugin_state=PluginState() if last is None else PluginState(last.phase, last.version, last.reason),
-            now=datetime.now(UTC) + after,
-        )
-        verdict = finish(self.plugin.get_task_phase(ctx, resource))
-        self.verdicts.append(verdict)
-        self.is_terminal = self.plugin.is_terminal(resource)
-        return verdict
-
-    def until(self, phase: Phase) -> PhaseInfo:
-        self.cluster.api.await_object(self.path, lambda item: self.look(item).phase is phase)
-        return self.verdicts[-1]
+    def linked_pods(self) -> set[str]:
+        """The pods that the links of the last verdict lead to."""
+        info = self.verdicts[-1].info
+        assert info is not None
+        return {link.uri.split("/pod?")[0].rpartition("/")[2] for link in info.logs}
 
     def until_links_lead_to_all_pods(self) -> None:
         self.cluster.api.await_objects(
             f"/api/v1/namespaces/{self.namespace}/pods",
             lambda _: self.look(self.cluster.api.get(self.path)) is not None and self.linked_pods == {*self.pods()},
         )
-
-    @property
-    def linked_pods(self) -> set[str]:
-        info = self.verdicts[-1].info
-        assert info is not None
-        return {link.uri.split("/pod?")[0].rpartition("/")[2] for link in info.logs}
 
 
 def run_to(
@@ -167,8 +117,7 @@ def test_a_kubeflow_task_succeeds(
     kubeflow: ControlPlane, namespace: str, entry: KubernetesPluginEntry, template: tasks_pb2.TaskTemplate
 ) -> None:
     run = run_to(Phase.SUCCESS, kubeflow, namespace, entry, template, outcome="succeeded", run_for="2s")
-    assert run.is_terminal
-    assert Phase.RUNNING in [verdict.phase for verdict in run.verdicts]
+    assert run.phases == [Phase.QUEUED, Phase.RUNNING, Phase.SUCCESS]
 
 
 @EACH
@@ -230,7 +179,7 @@ def test_a_clustered_task_succeeds(jobset: ControlPlane, namespace: str) -> None
     run = run_to(Phase.RUNNING, jobset, namespace, clustered, CLUSTERED, outcome="succeeded", run_for="4s")
     run.until_links_lead_to_all_pods()
     run.until(Phase.SUCCESS)
-    assert run.is_terminal
+    assert run.phases == [Phase.INITIALIZING, Phase.RUNNING, Phase.SUCCESS]
 
 
 def test_a_clustered_task_is_restarted_before_it_fails(jobset: ControlPlane, namespace: str) -> None:
