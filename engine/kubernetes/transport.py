@@ -15,7 +15,6 @@ import aiohttp
 import anyio
 import msgspec
 import structlog
-from multidict import CIMultiDict
 from yarl import URL
 
 from propfan.engine.cluster import Kind
@@ -225,11 +224,10 @@ class Transport:
         self, request: Request, connection: _Connection, times: aiohttp.ClientTimeout
     ) -> aiohttp.ClientResponse:
         access = connection.access
-        headers = CIMultiDict(access.headers)
-        headers["Accept"] = request.accept
+        headers = [*access.headers, ("Accept", request.accept)]
         body: bytes | io.BytesIO | None = None
         if request.body:
-            headers["Content-Type"] = request.content_type
+            headers.append(("Content-Type", request.content_type))
             body = request.body if len(request.body) < LARGE_BODY_BYTES else io.BytesIO(request.body)
         if request.guard is not None:
             request.guard()
