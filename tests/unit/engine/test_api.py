@@ -6,6 +6,7 @@ import itertools
 from collections.abc import Sequence
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import anyio
 import pytest
@@ -400,3 +401,46 @@ async def test_a_store_and_a_cluster_of_the_program_are_used() -> None:
             async with in_memory(store=store, cluster=cluster) as engine:  # it is still open
                 assert (await engine.get(key)).outcome is Outcome.COMPLETED
     assert inputs_in(store) == [NOTHING]
+
+
+# -- Other clusters --------------------------------------------------------------------------------
+
+
+class OtherCluster:
+    """A cluster without a journal, as one behind an API server is."""
+
+    def __init__(self, cluster: EmbeddedCluster) -> None:
+        self._cluster = cluster
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._cluster, name)
+
+
+class Sink:
+    def __init__(self) -> None:
+        self.events: list[TaskEvent] = []
+
+    async def record(self, events: Sequence[TaskEvent]) -> None:
+        self.events.extend(events)
+
+
+async def test_any_cluster_will_do_and_its_events_go_to_the_sink() -> None:
+    sink = Sink()
+    with anyio.fail_after(20):
+        async with EmbeddedCluster.open() as truth, in_memory(cluster=OtherCluster(truth), sink=sink) as engine:
+            key = await engine.submit(Submission(template=SLEEP, inputs=NOTHING))
+            assert (await engine.wait(key)).outcome is Outcome.COMPLETED
+            assert [event.is_final for event in sink.events][-1]
+            with pytest.raises(ConfigError, match="history: this cluster keeps no journal"):
+                await engine.history(key)
+            with pytest.raises(ConfigError, match="events: this cluster keeps no journal"):
+                async with engine.events():
+                    pass
+            await engine.delete(key)
+
+
+async def test_a_cluster_without_a_journal_needs_a_sink() -> None:
+    async with EmbeddedCluster.open() as truth:
+        with pytest.raises(ConfigError, match="sink: this cluster keeps no journal"):
+            async with in_memory(cluster=OtherCluster(truth)):
+                pass

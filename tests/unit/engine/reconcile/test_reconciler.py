@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 
 import anyio
 import msgspec
@@ -12,7 +13,7 @@ from flyteidl2.workflow import run_definition_pb2
 from propfan.engine.cluster import TASK_ACTION
 from propfan.engine.config import ForeignState
 from propfan.engine.status import STATE_VERSION
-from propfan.engine.task_events import ActionPhase
+from propfan.engine.task_events import ActionPhase, NotAllRecordedError, TaskEvent
 from propfan.pluginmachinery.errors import ApiError, ConflictError, InvalidError, UnavailableError
 from propfan.pluginmachinery.kubernetes_plugin import POD
 from propfan.pluginmachinery.phases import Phase, PhaseInfo
@@ -296,3 +297,41 @@ async def test_a_state_of_another_executor_is_refused_where_that_is_wanted() -> 
         assert status.error_state.code == "ForeignPluginState"
         assert [event.is_final for event in it.sink.events] == [True]
         assert it.cluster.writes.count("create pods") == 0
+
+
+async def test_events_that_a_sink_leaves_hold_up_their_own_task_only() -> None:
+    async with running() as it:
+        unknown = {"late"}
+        recorded: list[TaskEvent] = []
+
+        async def record(events: Sequence[TaskEvent]) -> None:
+            left = [event for event in events if event.run in unknown]
+            recorded.extend(event for event in events if event.run not in unknown)
+            if left:
+                raise NotAllRecordedError("not known yet", left)
+
+        it.sink.record = record  # type: ignore[method-assign]
+        for name in ("late", "known"):
+            await it.submit(name)
+            await it.until_pod(f"{name}-a0-0")
+        await it.until_reason("Queued", "late")
+        for name in ("late", "known"):
+            await it.move(f"{name}-a0-0", "Succeeded")
+        assert now_true((await it.until_over("known")).conditions) == ["Succeeded/Completed"]
+        assert now_true((await it.status("late")).conditions) == ["Progressing/Queued"]
+        unknown.clear()
+        await it.until_over("late")
+        late = [event.phase for event in recorded if event.run == "late"]
+        assert late == [ActionPhase.QUEUED, ActionPhase.SUCCEEDED]
+
+
+async def test_a_status_that_people_touch_meanwhile_is_written_all_the_same() -> None:
+    async with running() as it:
+        await it.submit()
+        await it.until_pod("r1-a0-0")
+        await it.until_reason("Queued")
+        it.cluster.failures.append(ConflictError("x", "touched"))
+        await it.truth.patch(TASK_ACTION, "default", "r1-a0", {"metadata": {"labels": {"team": "x"}}})
+        await it.move("r1-a0-0", "Succeeded")
+        assert now_true((await it.until_over()).conditions) == ["Succeeded/Completed"]
+        assert [event.is_final for event in it.sink.events].count(True) == 1

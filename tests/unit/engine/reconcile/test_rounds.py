@@ -504,3 +504,31 @@ async def test_object_has_a_name_once_its_plugin_has_run() -> None:
         assert it.rounds.object_name(it.live) == ""
         await it.round()
         assert it.rounds.object_name(it.live) == POD_NAME
+
+
+async def test_a_reservation_is_held_again_after_a_restart() -> None:
+    template = task_template("pod", image="i")
+    template.metadata.discoverable = template.metadata.cache_serializable = True
+    async with single_task(template=template) as it:
+        it.put(stage=Stage.ACTIVE)
+        assert it.rounds.reserves(it.live.key, decode(it.live.action))
+        it.live.must_hold = True
+        await it.rounds.next_event(it.live, NOW)
+        assert not it.live.must_hold
+        context = it.context()
+        other = await it.cache.look_up(
+            context.action, context.template, context.inputs, context.paths, owner="ns/other"
+        )
+        assert other.owner == str(it.live.key)
+        it.rounds.handed_over(it.live)
+        other = await it.cache.look_up(
+            context.action, context.template, context.inputs, context.paths, owner="ns/other"
+        )
+        assert other.owner == "ns/other"
+
+
+async def test_a_task_that_may_share_its_outputs_at_once_reserves_nothing() -> None:
+    template = task_template("pod", image="i")
+    template.metadata.discoverable = True
+    async with single_task(template=template) as it:
+        assert not it.rounds.reserves(it.live.key, decode(it.live.action))
