@@ -54,6 +54,7 @@ def manifests(
 
     overrides: dict[str, Any] = {
         "namespaces": list(namespaces) or None,
+        "namespace": namespaces[0] if namespaces else None,
         "enabled-plugins": [name.strip() for name in plugins.split(",")] if plugins else None,
     }
     try:

@@ -82,8 +82,12 @@ def needed_rights(config: EngineConfig, k8s: K8sConfig, kinds: Iterable[Kind], l
     Args:
         kinds: Of the objects that plugins make.
     """
-    found = rights(kinds, config.namespaces, lease_namespace)
-    return sorted({*found, *event_rights(config.namespaces)}) if k8s.send_object_events else found
+    found = set(rights(kinds, config.namespaces, lease_namespace))
+    if config.namespaces:  # its PodTemplates serve all others too
+        found |= {_right(POD_TEMPLATE, verb, config.namespace) for verb in ("list", "watch")}
+    if k8s.send_object_events:
+        found |= set(event_rights(config.namespaces))
+    return sorted(found)
 
 
 def rights(kinds: Iterable[Kind], namespaces: Sequence[str], lease_namespace: str) -> Sequence[Right]:
