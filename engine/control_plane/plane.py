@@ -24,7 +24,7 @@ from flyteidl2.workflow import run_definition_pb2
 from propfan.engine.api import Engine
 from propfan.engine.config import EngineConfig
 from propfan.engine.control_plane import launching, progress
-from propfan.engine.control_plane.asgi import Application
+from propfan.engine.control_plane.asgi import Application, Receive, Scope, Send
 from propfan.engine.control_plane.config import ControlPlaneConfig
 from propfan.engine.control_plane.ledger import Ledger, RunView, ToldEvent
 from propfan.engine.control_plane.logs import Logs, PodLogs, ProcessLogs
@@ -83,6 +83,10 @@ class ControlPlane:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> bool | None:
         return await self._stack.__aexit__(kind, error, trace)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """The ASGI application, for frameworks that mount it before it is entered."""
+        await self.app(scope, receive, send)
 
     def _for_tasks(self, engine: EngineConfig) -> EngineConfig:
         """Tasks learn from their environment where to enqueue others."""
