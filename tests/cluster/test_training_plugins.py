@@ -128,6 +128,21 @@ def test_links_lead_to_the_pods_that_there_are(
     run.until_links_lead_to_all_pods()
 
 
+def test_elastic_workers_are_told_where_to_meet(kubeflow: ControlPlane, namespace: str) -> None:
+    run = run_to(Phase.RUNNING, kubeflow, namespace, pytorch_entry, ELASTIC, outcome="running")
+    (container,) = run.pods()["r1-a0-0-worker-0"]["spec"]["containers"]
+    told = {variable["name"]: variable.get("value") for variable in container["env"]}
+    assert told["PET_RDZV_ENDPOINT"].startswith("r1-a0-0-worker-0:")
+    assert (told["PET_NNODES"], told["PET_NPROC_PER_NODE"], told["PET_RDZV_BACKEND"]) == ("1:2", "4", "c10d")
+
+
+def test_mpirun_finds_a_slot_for_each_of_its_processes(kubeflow: ControlPlane, namespace: str) -> None:
+    run_to(Phase.RUNNING, kubeflow, namespace, mpi_entry, MPI, outcome="running")
+    config = kubeflow.api.get(f"/api/v1/namespaces/{namespace}/configmaps/r1-a0-0-config")
+    hosts = config["data"]["hostfile"].split("\n")
+    assert [host for host in hosts if host] == ["r1-a0-0-worker-0 slots=2", "r1-a0-0-worker-1 slots=2"]
+
+
 @EACH
 def test_a_failed_job_fails_its_task(
     kubeflow: ControlPlane, namespace: str, entry: KubernetesPluginEntry, template: tasks_pb2.TaskTemplate
