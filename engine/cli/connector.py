@@ -128,19 +128,19 @@ def serve(
                 )
                 await anext(aiter(signals))
                 logger.info("draining", at_most_s=config.drain_s)
-                is_drained = False
                 async with anyio.create_task_group() as tasks:
 
                     async def end_at_once() -> None:
                         await anext(aiter(signals))
-                        tasks.cancel_scope.cancel()
+                        logger.warning("stopped at once")
+                        sys.stdout.flush()
+                        os._exit(EXIT_INTERRUPTED)  # whatever threads of connectors are still doing
 
                     tasks.start_soon(end_at_once)
                     await service.drain()
-                    is_drained = True
                     tasks.cancel_scope.cancel()
-        logger.info("stopped", drained=is_drained)
-        return 0 if is_drained else EXIT_INTERRUPTED
+        logger.info("stopped")
+        return 0
 
     _run(body)
 
@@ -224,8 +224,8 @@ def run(
                 outcome = await local_runs.run(
                     here, template, literals, output_prefix=output_prefix, timeout_s=timeout_s, on_look=_Told().tell
                 )
-            except TimeoutError:
-                click.echo(f"Error: {tasks[0].name} took longer than {timeout_s:g} s; its job is deleted", err=True)
+            except TimeoutError as error:
+                click.echo(f"Error: {error}", err=True)
                 return EXIT_FAILED
         if outcome.resource.phase != RemotePhase.SUCCEEDED:
             click.echo(f"Error: {tasks[0].name}: {outcome.resource.message or 'failed without a message'}", err=True)
