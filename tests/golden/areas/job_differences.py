@@ -42,18 +42,13 @@ def compare_phases(case: Mapping[str, Any], expected: Mapping[str, Any], actual:
         return caused(found, SUSPENDED) if any(c["type"] == "Suspended" for c in true) else found
     if newest == "Suspended" and waits and backend["phase"] in ("PhaseUndefined", "PhaseRunning"):
         return caused(found, SUSPENDED, _OF_PHASE)
-    if newest == "Succeeded" and verdict["phase"] == "PhaseSuccess" and backend["phase"].endswith("Failure"):
-        return caused(found, SUCCEEDED)
-    error, charged = backend["error"] or {}, verdict["error"] or {}
-    if (error.get("code"), error.get("kind"), charged.get("kind")) == ("Interrupted", "SYSTEM", "USER"):
-        return caused(found, OWN_EXIT, _OF_ERROR)
-    return found
+    return of_ends(found, expected, actual, has_succeeded=newest == "Succeeded")
 
 
 def of_ends(
     found: list[Difference], expected: Mapping[str, Any], actual: Mapping[str, Any], *, has_succeeded: bool
 ) -> list[Difference]:
-    """As the last two of ``compare_phases``, for jobs that say themselves whether they have succeeded."""
+    """The last two of ``compare_phases``."""
     backend, verdict = expected.get("phase_info") or {}, actual.get("phase_info") or {}
     if has_succeeded and verdict.get("phase") == "PhaseSuccess" and backend.get("phase", "").endswith("Failure"):
         return caused(found, SUCCEEDED)
