@@ -225,8 +225,11 @@ class SharedClusters:
             return False
 
     def _may_go(self, seen: ObservedObject) -> bool:
-        if CONDEMNED_ANNOTATION in seen.metadata.annotations:
+        meta = seen.metadata
+        if CONDEMNED_ANNOTATION in meta.annotations:
             return True
+        if self._users_of((meta.namespace, meta.name)):
+            return False
         now, used = self._clock.now(), last_used(seen)
         return (used is None or now - used >= self._patience) and self._plugin.is_idle(seen, now)
 

@@ -14,9 +14,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from propfan.engine.clock import SystemClock
-from propfan.engine.cluster import ObservedObject
+from propfan.engine.cluster import TASK_ACTION, ObservedObject
 from propfan.engine.embedded import EmbeddedCluster
+from propfan.engine.reconcile.live_task import LiveTask, TaskKey, identity_of
 from propfan.engine.reconcile.shared_clusters import CONDEMNED_ANNOTATION, SHARED_LABEL, SharedClusters, is_going
+from propfan.engine.task_state import Limits, TaskState
 from propfan.pluginmachinery.entries import KubernetesPluginEntry, LoadedClusterPlugin
 from propfan.pluginmachinery.errors import ConflictError, NotFoundError, UnavailableError
 from propfan.pluginmachinery.kubernetes_plugin import (
@@ -143,6 +145,21 @@ async def test_one_that_fails_is_left_to_the_next_sweep(call: str, error: Except
         clusters = clusters_on(Failing(cluster, **{call: error}))
         assert await clusters.sweep() == 1
         assert await teams_of(cluster) == ["team-blue"] or await teams_of(cluster) == ["team-red"]
+        assert await clusters.sweep() == 1
+
+
+@pytest.mark.anyio
+async def test_what_a_task_needs_here_stays_even_if_that_can_not_be_written_down() -> None:
+    seen = observed(TASK_ACTION, {}, name="r1-a0")
+    state = TaskState("default/r1-a0", Limits(), SystemClock().now())
+    live = LiveTask(TaskKey("default", "r1-a0"), seen, state, identity_of(seen, None))
+    async with embedded() as cluster:
+        await add_team(cluster)
+        clusters = clusters_on(Failing(cluster, patch=UnavailableError("Team x", "down")))
+        clusters.use(live, KEY)
+        assert await clusters.sweep() == 0
+        clusters.forget(live)
+        await cluster.patch(TEAM, *KEY, {"metadata": {"annotations": {LAST_USED_ANNOTATION: long_ago()}}})
         assert await clusters.sweep() == 1
 
 
