@@ -31,6 +31,7 @@ from propfan.engine.control_plane.logs import Logs, PodLogs, ProcessLogs
 from propfan.engine.control_plane.records import ActionKey, ActionRecord, RunRecord
 from propfan.engine.control_plane.services import applications
 from propfan.engine.control_plane.signing import Signer
+from propfan.engine.control_plane.store.cached_outputs import CachedOutputs
 from propfan.engine.control_plane.store.catalog import Catalog
 from propfan.engine.control_plane.store.database import open_database
 from propfan.engine.control_plane.store.queries import Query
@@ -112,6 +113,7 @@ class ControlPlane:
             self.ledger = Ledger(RunStore(database), is_shared=database.is_shared)
             self.catalog = Catalog(database)
             self.secrets = SecretStore(database, key)
+            self.cached = CachedOutputs(database)
             self.signer = Signer(key)
             cluster = None
             if config.on_kubernetes:
@@ -231,7 +233,11 @@ class ControlPlane:
 
     async def record(self, events: Sequence[TaskEvent]) -> None:
         """The engine's events: told to all who watch, and children of what is over are stopped."""
-        for record in await self.ledger.record([self._told(event) for event in events]):
+        await self.take_in([self._told(event) for event in events])
+
+    async def take_in(self, told: Sequence[ToldEvent]) -> None:
+        """Events of this engine, or of another one that works for this control plane."""
+        for record in await self.ledger.record(told):
             view = await self.ledger.view(record.key.run)
             self._balance(view, record.parent)
             orphans = [left for left in _below(record, view.actions.values()) if not left.is_over]

@@ -82,6 +82,8 @@ async def open_database(url: str) -> AsyncIterator[Database]:
     if not separator or scheme not in _DRIVERS:
         raise ConfigError("database", f"must begin with sqlite:// or postgresql://, is {_without_password(url)!r}")
     shown = _without_password(url)
+    if scheme == "sqlite" and rest.startswith("/") and not await anyio.Path(rest[1:]).parent.is_dir():
+        raise StorageError(shown, "its folder does not exist")  # its driver would leave a thread behind
     try:
         engine = create_async_engine(f"{_DRIVERS[scheme]}://{rest}", pool_pre_ping=scheme != "sqlite")
     except (ArgumentError, NoSuchModuleError, ModuleNotFoundError) as error:

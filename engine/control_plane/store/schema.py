@@ -87,3 +87,18 @@ secrets: Final = Table(
     Column("sealed", LargeBinary, nullable=False),  # encrypted
     Column("is_text", Integer, nullable=False),
 )
+
+cache_entries: Final = Table(
+    "cache_entries",
+    metadata,
+    Column("key", String(512), primary_key=True),  # with the scope in front
+    Column("content", LargeBinary, nullable=False),  # flyteidl2.cacheservice.CachedOutput
+)
+
+cache_reservations: Final = Table(
+    "cache_reservations",
+    metadata,
+    Column("key", String(512), primary_key=True),
+    Column("owner", String(255), nullable=False),
+    Column("expires_at", BigInteger, nullable=False),
+)

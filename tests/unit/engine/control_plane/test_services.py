@@ -15,6 +15,10 @@ from flyteidl2.actions.actions_service_connect import ActionsServiceClient
 from flyteidl2.actions.actions_service_pb2 import Action, EnqueueRequest, WatchForUpdatesRequest
 from flyteidl2.app.app_payload_pb2 import ListRequest as ListAppsRequest
 from flyteidl2.app.app_service_connect import AppServiceClient
+from flyteidl2.cacheservice import cacheservice_pb2 as v1
+from flyteidl2.cacheservice.cacheservice_connect import CacheServiceClient
+from flyteidl2.cacheservice.v2 import cacheservice_pb2 as v2
+from flyteidl2.cacheservice.v2.cacheservice_connect import CacheServiceClient as ScopedCacheServiceClient
 from flyteidl2.cluster.payload_pb2 import SelectClusterRequest, SelectClusterResponse
 from flyteidl2.cluster.service_connect import ClusterServiceClient
 from flyteidl2.common import identifier_pb2, phase_pb2
@@ -26,6 +30,8 @@ from flyteidl2.secret.secret_connect import SecretServiceClient
 from flyteidl2.task import task_definition_pb2, task_service_pb2
 from flyteidl2.task.task_service_connect import TaskServiceClient
 from flyteidl2.workflow import run_definition_pb2, run_service_pb2
+from flyteidl2.workflow.events_proxy_service_connect import EventsProxyServiceClient
+from flyteidl2.workflow.events_proxy_service_pb2 import RecordRequest
 from flyteidl2.workflow.run_service_connect import RunServiceClient
 
 from tests.unit.engine.control_plane.messages import PROJECT, duration, sleep_task
@@ -266,3 +272,42 @@ async def test_many_watchers_of_one_run_are_all_told() -> None:
             for _ in range(100):
                 tasks.start_soon(watch)
         assert ended == [phase_pb2.ACTION_PHASE_SUCCEEDED] * 100
+
+
+async def test_an_executor_elsewhere_tells_events_and_shares_the_cache() -> None:
+    async with served() as url:
+        await RunServiceClient(url).create_run(create(seconds=30))
+        event = run_definition_pb2.ActionEvent(id=action_id(), attempt=1, phase=phase_pb2.ACTION_PHASE_FAILED)
+        event.updated_time.GetCurrentTime()
+        event.error_info.message = "told from afar"
+        await EventsProxyServiceClient(url).record(RecordRequest(events=[event]))
+        assert (await until_over(RunServiceClient(url))).error_info.message == "told from afar"
+
+        cache, scope = ScopedCacheServiceClient(url), v2.Identifier(project="demo", domain="development")
+        get = v2.GetCacheRequest(identifier=scope, base_request=v1.GetCacheRequest(key="k"))
+        async with refused(Code.NOT_FOUND, "cache entry"):
+            await cache.get(get)
+        put = v1.PutCacheRequest(key="k", output=v1.CachedOutput(output_uri="s3://b/o"))
+        await cache.put(v2.PutCacheRequest(identifier=scope, base_request=put))
+        async with refused(Code.ALREADY_EXISTS, "there is one"):
+            await cache.put(v2.PutCacheRequest(identifier=scope, base_request=put))
+        assert (await cache.get(get)).output.output_uri == "s3://b/o"
+        other = v2.GetCacheRequest(identifier=v2.Identifier(project="x"), base_request=v1.GetCacheRequest(key="k"))
+        async with refused(Code.NOT_FOUND, "x/"):
+            await cache.get(other)
+
+
+async def test_a_reservation_is_one_owners_until_it_is_released() -> None:
+    async with served() as url:
+        cache = CacheServiceClient(url)
+
+        async def reserve(owner: str) -> str:
+            request = v1.GetOrExtendReservationRequest(key="k", owner_id=owner)
+            request.heartbeat_interval.FromSeconds(10)
+            return (await cache.get_or_extend_reservation(request)).reservation.owner_id
+
+        assert [await reserve("a"), await reserve("b"), await reserve("a")] == ["a", "a", "a"]
+        async with refused(Code.NOT_FOUND, "b has none"):
+            await cache.release_reservation(v1.ReleaseReservationRequest(key="k", owner_id="b"))
+        await cache.release_reservation(v1.ReleaseReservationRequest(key="k", owner_id="a"))
+        assert await reserve("b") == "b"

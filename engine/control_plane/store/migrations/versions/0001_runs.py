@@ -1,4 +1,4 @@
-"""Runs, actions, tasks, projects and secrets."""
+"""Runs, actions, tasks, projects, secrets and cached outputs."""
 
 from __future__ import annotations
 
@@ -74,4 +74,15 @@ def upgrade() -> None:
         sa.Column("created_at", sa.BigInteger, nullable=False),
         sa.Column("sealed", sa.LargeBinary, nullable=False),
         sa.Column("is_text", sa.Integer, nullable=False),
+    )
+    op.create_table(
+        "cache_entries",
+        sa.Column("key", sa.String(512), primary_key=True),
+        sa.Column("content", sa.LargeBinary, nullable=False),
+    )
+    op.create_table(
+        "cache_reservations",
+        sa.Column("key", sa.String(512), primary_key=True),
+        sa.Column("owner", sa.String(255), nullable=False),
+        sa.Column("expires_at", sa.BigInteger, nullable=False),
     )
