@@ -477,7 +477,7 @@ class Rounds:
         return latest.metadata.uid != live.identity.uid
 
     def _web_runner(self, live: LiveTask) -> WebRunner | None:
-        if not live.state.plugin_id or live.state.plugin_data is None:
+        if not live.state.plugin_id:
             return None
         try:
             runner = self._runner(live)

@@ -105,7 +105,7 @@ class WebRunner:
         if self.loaded.config.resource_quotas and not self._is_sync:
             demand = await self._plugin.resource_requirements(ctx)
             quota, resources = demand.namespace, self._resources(live)
-            status = await resources.allocate(quota, key, demand.constraints)
+            status = await resources.allocate(quota, _token(live, ctx.attempt), demand.constraints)
             if status is not AllocationStatus.GRANTED:
                 shortage = resources.shortage(quota, demand.constraints)
                 return Postponed(f"{_WAITS_FOR_QUOTA} {shortage}", _QUOTA_AGAIN_S)
@@ -120,7 +120,7 @@ class WebRunner:
         """A task that an earlier engine drove goes on with the quota that it holds."""
         state = _state_or_none(live)
         if state is not None and state.quota and machine.may_run(state):
-            self._resources(live).hold(state.quota, state.idempotency_key)
+            self._resources(live).hold(state.quota, _token(live, _owner(live)))
 
     # -- Observe -----------------------------------------------------------------------------------
 
@@ -233,7 +233,7 @@ class WebRunner:
         info: PhaseInfo = taken.info  # type: ignore[assignment]
         data = _data(_replace(taken.state, failures=0, problem=""))
         if taken.state.phase in (WebPhase.SUCCEEDED, WebPhase.USER_FAILURE):
-            self._free(live, taken.state)
+            self._free(live)
         changed = data if data != live.state.plugin_data else None
         return _replace(answers.observed(info), plugin_data=changed)
 
@@ -246,14 +246,15 @@ class WebRunner:
         delete. A job that can not be deleted is left alone after some tries, and logged.
         """
         state = _state_or_none(live)
-        if state is None or ctx.attempt != (live.state.removing_attempt or live.state.attempt):
+        if state is None or ctx.attempt != _owner(live):
+            self._give_back(live, ctx.attempt)  # it may have waited for quota
             return ObjectGone()
         job = self._job(live, ctx, state)
         if job.busy in ("create", "delete"):
             return None
         answer, job.answer = job.answer, None
         if answer is not None and answer.kind == "delete":
-            return self._deleted(live, state, answer)
+            return self._deleted(live, answer)
         if answer is not None and answer.kind == "create":
             event = self._created(answer, ctx)
             if isinstance(event, Unanswered):
@@ -262,9 +263,9 @@ class WebRunner:
             if isinstance(event, Accepted):
                 job.meta = event.meta
         if self._is_sync or not machine.may_run(state):
-            return self._gone(live, state)
+            return self._gone(live)
         if job.meta is None and not job.may_exist:
-            return self._gone(live, state)
+            return self._gone(live)
         if job.meta is None:
             self._call_create(live, ctx, job)
         else:
@@ -272,25 +273,23 @@ class WebRunner:
             self._jobs.call(job, "delete", partial(self._plugin.delete, job.meta, reason))
         return None
 
-    def _deleted(self, live: LiveTask, state: WebPluginState, answer: Answer) -> Event:
+    def _deleted(self, live: LiveTask, answer: Answer) -> Event:
         error = answer.error
         if error is None:
-            return self._gone(live, state)
+            return self._gone(live)
         text = _text(error)
         if isinstance(error, TransientError | StorageError | ApiError):
             return Delayed(f"the job can not be deleted yet: {text}", getattr(error, "retry_after_s", 0.0))
         if isinstance(error, PermanentError) or live.state.tries >= _DELETE_TRIES:
             logger.error("job can not be deleted and is left alone", task=str(live.key), error=text)
-            return self._gone(live, state)
+            return self._gone(live)
         return Delayed(f"the job can not be deleted: {text}")
 
     def let_go(self, live: LiveTask) -> None:
         """The engine does not drive the task any more; its job may well go on for another one."""
-        state = _state_or_none(live)
         if live.job is not None:
             self._jobs.drop(live.job)
-        if state is not None and state.quota:
-            self._resources(live).give_back(state.quota, state.idempotency_key)
+        self._give_back(live, _owner(live))
 
     def abandon(self, live: LiveTask) -> None:
         """The task was deleted from under the engine, after ``let_go``: nobody needs its job any more."""
@@ -301,8 +300,8 @@ class WebRunner:
         if job.meta is not None and job.busy != "delete":
             self._jobs.forsake(job, job.meta)
 
-    def _gone(self, live: LiveTask, state: WebPluginState) -> ObjectGone:
-        self._free(live, state)
+    def _gone(self, live: LiveTask) -> ObjectGone:
+        self._free(live)
         return ObjectGone()
 
     # -- Jobs and what they hold -------------------------------------------------------------------
@@ -326,11 +325,15 @@ class WebRunner:
             self._jobs.drop(live.job)
             live.job = None
 
-    def _free(self, live: LiveTask, state: WebPluginState) -> None:
+    def _free(self, live: LiveTask) -> None:
         """Nothing is called for the job any more, and its quota is for others."""
         self._drop_job(live)
-        if state.quota:
-            self._resources(live).give_back(state.quota, state.idempotency_key)
+        self._give_back(live, _owner(live))
+
+    def _give_back(self, live: LiveTask, attempt: int) -> None:
+        """Also the place of one that still waits; it does not say for which quota."""
+        for quota in self.loaded.config.resource_quotas:
+            self._resources(live).give_back(quota, _token(live, attempt))
 
     def _resources(self, live: LiveTask) -> TaskResources:
         identity = live.identity
@@ -384,6 +387,16 @@ class WebRunner:
         return f"the answer of plugin '{self.loaded.entry.id}': {problem}"
 
 
+def _owner(live: LiveTask) -> int:
+    """The attempt whose job is kept."""
+    return live.state.removing_attempt or live.state.attempt
+
+
+def _token(live: LiveTask, attempt: int) -> str:
+    """What an attempt holds of a quota, or waits for."""
+    return f"{live.identity.uid}/{attempt}"
+
+
 def _unseen(error: Exception) -> Unseen:
     code = code_of(error)
     message = readable(error.message) if isinstance(error, TaskError) else _text(error)
@@ -399,6 +412,7 @@ def _data(state: WebPluginState) -> PluginData:
 
 
 def _state(live: LiveTask) -> WebPluginState:
+    """Raises ``PermanentError`` when it can not be read."""
     data = live.state.plugin_data
     problem = "nothing was kept"
     if data is not None and data.version != WEB_PLUGIN_STATE_VERSION:
@@ -412,6 +426,8 @@ def _state(live: LiveTask) -> WebPluginState:
 
 
 def _state_or_none(live: LiveTask) -> WebPluginState | None:
+    if live.state.plugin_data is None:
+        return None
     try:
         return _state(live)
     except PermanentError:

@@ -172,12 +172,13 @@ class Directory:
         """
         async with self._is_running:
             try:
-                while True:
+                while self.connectors:
                     async with anyio.create_task_group() as tasks:
                         for connector in self.connectors.values():
                             tasks.start_soon(partial(self._ask, connector))
                     self._has_begun = True
                     await anyio.sleep(self._config.poll_interval.seconds)
+                await anyio.sleep_forever()
             finally:
                 with anyio.CancelScope(shield=True):
                     for connector in self.connectors.values():

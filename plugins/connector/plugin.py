@@ -15,6 +15,7 @@ from propfan.pluginmachinery.entries import SetupContext
 from propfan.pluginmachinery.errors import (
     CORRUPTED_PLUGIN_STATE,
     PermanentError,
+    TaskError,
     TransientError,
 )
 from propfan.pluginmachinery.loglinks import LogInput, LogLinks
@@ -29,7 +30,7 @@ from propfan.pluginmachinery.web_plugin import (
     WebPluginConfig,
 )
 from propfan.plugins.connector import verdicts, wire
-from propfan.plugins.connector.channels import UNTRUSTED
+from propfan.plugins.connector.channels import NOT_IMPLEMENTED, TOO_LARGE
 from propfan.plugins.connector.config import SECTION, ConnectorServiceConfig, Family
 from propfan.plugins.connector.directory import NOT_FOUND, Connector, Directory
 
@@ -143,29 +144,30 @@ class ConnectorPlugin:
 
     async def get(self, meta: bytes) -> bytes:
         job = _reference(meta)
-        connector = self._connector_of(job)
-        request = connector_pb2.GetTaskRequest(
-            resource_meta=job.meta,
-            task_category=_category(job),
-            output_prefix=job.output_prefix,
-            connection=await self._connection(job.connection),
-        )
         try:
+            connector = self._connector_of(job)
+            request = connector_pb2.GetTaskRequest(
+                resource_meta=job.meta,
+                task_category=_category(job),
+                output_prefix=job.output_prefix,
+                connection=await self._connection(job.connection),
+            )
             return await connector.channel.call(job.family, "GetTask", request.SerializeToString())
         except PermanentError as error:
-            if error.code == UNTRUSTED:  # certificates expire; that must not end what runs
-                raise TransientError(error.code, error.message) from error
-            raise
+            raise _mendable(error, TOO_LARGE) from error
 
     async def delete(self, meta: bytes, reason: str) -> None:
         job = _reference(meta)
-        connector = self._connector_of(job)
-        request = connector_pb2.DeleteTaskRequest(
-            resource_meta=job.meta,
-            task_category=_category(job),
-            connection=await self._connection(job.connection),
-        )
-        await connector.channel.call(job.family, "DeleteTask", request.SerializeToString())
+        try:
+            connector = self._connector_of(job)
+            request = connector_pb2.DeleteTaskRequest(
+                resource_meta=job.meta,
+                task_category=_category(job),
+                connection=await self._connection(job.connection),
+            )
+            await connector.channel.call(job.family, "DeleteTask", request.SerializeToString())
+        except PermanentError as error:
+            raise _mendable(error, NOT_IMPLEMENTED) from error
 
     async def status(self, ctx: TaskContext, meta: bytes, resource: bytes) -> PhaseInfo:
         answer = wire.resource(resource)
@@ -253,6 +255,11 @@ def _ended(connector: Connector, answer: bytes) -> bytes:
     name = kinds.Name(phase) if phase in kinds.values() else str(phase)
     problem = f"connector '{connector.name}' is synchronous and answered with phase {name}, which is no end"
     raise PermanentError(verdicts.FAILED, problem)
+
+
+def _mendable(error: PermanentError, final: str) -> TaskError:
+    """What is wrong with the configuration can be put right while a job runs, unless its code is ``final``."""
+    return error if error.code == final else TaskError(error.code, error.message)
 
 
 def _category(job: JobReference) -> connector_pb2.TaskCategory:

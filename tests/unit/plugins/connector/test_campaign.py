@@ -13,6 +13,7 @@ import pytest
 from flyteidl2.connector import connector_pb2
 
 from propfan.engine.reconcile.live_task import TaskKey
+from propfan.engine.submission import TaskStatus
 from propfan.engine.task_state import Outcome
 from tests.unit.plugins.connector.rig import engine_at, quick_looks, submit, template
 from tests.unit.plugins.connector.service import PHASES, Server, Service, serving
@@ -74,12 +75,13 @@ async def disturb(server: Server, dice: random.Random) -> None:
 async def test_every_task_ends_and_no_job_is_left_or_made_twice(tmp_path: Path, seed: int) -> None:
     dice = random.Random(seed)
     service = UnreliableService(dice)
-    settings = {
+    settings: dict[str, Any] = {
         "deployment": {"timeouts": dict.fromkeys(("CreateTask", "GetTask", "DeleteTask"), "250ms")},
         "webApi": {"caching": {"resyncInterval": "5s", "maxSystemFailures": 2}, "resourceQuotas": {"default": 6}},
         "pollIntervals": {"job": "1s"},
     }
     keys: list[TaskKey] = []
+    statuses: list[TaskStatus] = []
     with anyio.fail_after(120):
         async with serving(service) as server:
             for life in range(3):

@@ -364,6 +364,22 @@ async def test_missing_secret_is_named() -> None:
     assert server.service.calls["CreateTask"] == 0
 
 
+async def test_secret_that_is_away_for_a_moment_ends_no_job_that_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FLYTE_SECRET_VENDOR_TOKEN", "hunter2")
+    service = Service()
+    service.answer(phase=PHASES.RUNNING)
+    async with serving(service) as server, engine_at(server.endpoint) as engine:
+        with anyio.fail_after(20):
+            key = await submit(engine, template(custom=CUSTOM))
+            await service.until(lambda: service.calls["GetTask"] > 0)
+            monkeypatch.delenv("FLYTE_SECRET_VENDOR_TOKEN")
+            await waits(engine, key, "secret 'VENDOR_TOKEN'")
+            monkeypatch.setenv("FLYTE_SECRET_VENDOR_TOKEN", "hunter3")
+            service.answer(phase=PHASES.SUCCEEDED)
+            assert (await engine.wait(key)).outcome is Outcome.COMPLETED
+    assert service.requests[-1].connection.secrets["token"] == "hunter3"
+
+
 def certificate(name: str = "localhost") -> tuple[bytes, bytes]:
     """A key and a certificate that it signed itself."""
     key = ec.generate_private_key(ec.SECP256R1())
@@ -455,6 +471,25 @@ async def test_tasks_wait_for_quota_in_their_order_and_get_it_as_it_becomes_free
             for key in (first, second, third):
                 assert (await engine.wait(key)).outcome is Outcome.COMPLETED
     assert [key.split("-a0-")[0] for key in service.created] == ["r0", "r1", "r2"]
+
+
+async def test_task_that_stops_waiting_leaves_its_place_to_the_next() -> None:
+    service = Service()
+    service.answer(phase=PHASES.RUNNING)
+    web = {"resourceQuotas": {"default": 1}}
+    async with serving(service) as server, engine_at(server.endpoint, webApi=web) as engine:
+        with anyio.fail_after(30):
+            first = await submit(engine, run_name="r0")
+            await service.until(lambda: service.calls["GetTask"] > 0)
+            waiting = [await submit(engine, run_name=f"r{number}") for number in (1, 2)]
+            for key in waiting:
+                await waits(engine, key, "Quota for task has exceeded")
+            await engine.abort(waiting[0])
+            assert (await engine.wait(waiting[0])).outcome is Outcome.ABORTED
+            service.answer(phase=PHASES.SUCCEEDED)
+            for key in (first, waiting[1]):
+                assert (await engine.wait(key)).outcome is Outcome.COMPLETED
+    assert len(service.created) == 2
 
 
 async def test_restarted_engine_counts_the_quota_that_is_held(tmp_path: Path) -> None:
