@@ -43,6 +43,7 @@ _COMMANDS: Final = {
     "connector": "propfan.engine.cli.connector",
     "up": "propfan.engine.cli.up",
     "manifests": "propfan.engine.cli.manifests",
+    "node": "propfan.engine.cli.node",
 }
 
 

@@ -121,14 +121,24 @@ class KubernetesCluster:
         *,
         namespace: str = "",
         labels: LabelSelector | None = None,
+        fields: Mapping[str, str] | None = None,
         limit: int = 500,
         continue_token: str = "",
     ) -> ObjectList:
-        """All pages are of the moment of the first one. A ``limit`` of 0 is none; a page may have fewer."""
+        """All pages are of the moment of the first one. A ``limit`` of 0 is none; a page may have fewer.
+
+        Args:
+            fields: Path of a field to the value that it must have, of those that the kind can be selected by.
+        """
         selector = label_selectors.as_text(labels)
         path, target = objects.collection(kind, namespace), f"list of {kind}"
         while True:
-            query = {"labelSelector": selector, "limit": str(limit) if limit else "", "continue": continue_token}
+            query = {
+                "labelSelector": selector,
+                "fieldSelector": _field_selector(fields),
+                "limit": str(limit) if limit else "",
+                "continue": continue_token,
+            }
             request = Request("GET", objects.with_query(path, query), target, kind, namespace)
             try:
                 answer = await self._transport.call(request, self._transport.lists)
@@ -140,7 +150,13 @@ class KubernetesCluster:
             return objects.page(kind, answer, target)
 
     def watch(
-        self, kind: Kind, *, namespace: str = "", labels: LabelSelector | None = None, resource_version: str
+        self,
+        kind: Kind,
+        *,
+        namespace: str = "",
+        labels: LabelSelector | None = None,
+        fields: Mapping[str, str] | None = None,
+        resource_version: str,
     ) -> Watch:
         """Without a version, or from ``0``, it begins with all objects as added."""
         seconds = self._config.watch_s * random.uniform(0.5, 1.0)  # noqa: S311 - so that they do not end together
@@ -149,6 +165,7 @@ class KubernetesCluster:
             "allowWatchBookmarks": "true",
             "resourceVersion": resource_version,
             "labelSelector": label_selectors.as_text(labels),
+            "fieldSelector": _field_selector(fields),
             "timeoutSeconds": str(int(seconds)),
         }
         path = objects.with_query(objects.collection(kind, namespace), query)
@@ -311,6 +328,10 @@ class KubernetesCluster:
 async def _pieces(stream: Stream) -> AsyncIterator[bytes]:
     while piece := await stream.read():
         yield piece
+
+
+def _field_selector(fields: Mapping[str, str] | None) -> str:
+    return ",".join(f"{path}={value}" for path, value in (fields or {}).items())
 
 
 def _decoded(answer: bytes, type: type[_Answer], target: str) -> _Answer:

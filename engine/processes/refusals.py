@@ -19,6 +19,9 @@ CREATE_CONTAINER_ERROR: Final = "CreateContainerError"
 SHARED_MEMORY: Final = "/dev/shm"  # noqa: S108 - the mount path that stands for shared memory
 """An emptyDir mounted here is served by the machine's own shared memory."""
 
+SERVICE_ACCOUNT: Final = "/var/run/secrets/kubernetes.io/serviceaccount"
+"""Where API servers mount the account's token into every pod, asked or not. Few programs read it."""
+
 
 class RefusedError(Exception):
     """A container can not be created as it is.
@@ -45,6 +48,8 @@ def refusal_of(pod: Pod, container: Container) -> str:
         return f"workingDir {container.working_dir!r} is no directory of this machine"
     empty_dirs = {volume.name for volume in pod.spec.volumes or () if volume.empty_dir is not None}
     for mount in container.volume_mounts or ():
+        if mount.mount_path == SERVICE_ACCOUNT:
+            continue
         if mount.name not in empty_dirs:
             return f"volume {mount.name!r} at {mount.mount_path}: a local process can be given an emptyDir only"
         if mount.sub_path or mount.sub_path_expr:
@@ -61,6 +66,8 @@ def left_out(pod: Pod) -> Sequence[str]:
 
 def _left_out(pod: Pod) -> Iterator[str]:
     for container in pod.all_containers:
+        if any(mount.mount_path == SERVICE_ACCOUNT for mount in container.volume_mounts or ()):
+            yield f"token of the service account in container {container.name}"
         for field in ("liveness_probe", "readiness_probe", "startup_probe", "lifecycle"):
             if getattr(container, field):
                 first, _, second = field.partition("_")

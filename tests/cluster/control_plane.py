@@ -74,6 +74,10 @@ NODE_INFO = (
 """All are required, and none is of use here."""
 
 
+NODE_LABEL, NODE_TYPE = "type", "kwok"
+"""Of the nodes that kwok plays; others may run beside them."""
+
+
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """What a cluster has."""
 
@@ -340,7 +344,7 @@ class ControlPlane:
     def _kwok(self, port: int) -> tuple[Process, str]:
         config = self.directory / "kwok.yaml"
         options = {
-            "manageAllNodes": True,
+            "manageNodesWithLabelSelector": f"{NODE_LABEL}={NODE_TYPE}",
             "serverAddress": f"127.0.0.1:{port}",
             "cidr": "172.16.0.0/12",
             "podPlayStageParallelism": 16,
@@ -392,7 +396,7 @@ def _node(name: str) -> Object:
         "kubernetes.io/hostname": name,
         "kubernetes.io/os": "linux",
         "kubernetes.io/arch": "amd64",
-        "type": "kwok",
+        NODE_LABEL: NODE_TYPE,
     }
     return {
         "apiVersion": "v1",
