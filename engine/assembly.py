@@ -17,7 +17,7 @@ from propfan.engine.reconcile.live_task import LiveTask
 from propfan.engine.reconcile.reconciler import Reconciler
 from propfan.engine.reconcile.rounds import Rounds
 from propfan.engine.reconcile.task_context import Ports
-from propfan.engine.secrets import FileEnvSecrets
+from propfan.engine.secret_managers.cascade import CascadingSecrets
 from propfan.engine.storage import ObjectStore
 from propfan.engine.task_cache import StoreCache, TaskCache
 from propfan.engine.task_events import EventSink
@@ -66,7 +66,7 @@ def lay(
     k8s = decode_config(K8sConfig, config.plugins.get("k8s"), "plugins.k8s")
     logs = decode_config(LogsConfig, config.plugins.get("logs"), "plugins.logs")
     root = store_root(config)
-    secrets = FileEnvSecrets(os.environ)
+    secrets = CascadingSecrets.configured(config.secrets, os.environ, cluster, clock)
     pod_templates = WatchedPodTemplates(cluster, config.namespace, config.namespaces)
     registry = registry or installed_plugins(config)
     setup = SetupContext(k8s, logs, secrets, pod_templates, config.plugins, dict(os.environ))

@@ -12,7 +12,10 @@ from msgspec import Meta
 
 from propfan.engine.kubernetes.config import KubernetesConfig
 from propfan.engine.processes.scheduler import Capacity
+from propfan.engine.resources.config import QuotasSection
+from propfan.engine.secret_managers.config import SecretsSection
 from propfan.engine.storage import StorageConfig
+from propfan.engine.webhook.config import WebhookSection
 
 LONGEST_S: Final = 100 * 365 * 86_400.0
 """A hundred years: what is longer, and infinite, has no date at its end."""
@@ -136,9 +139,12 @@ class EngineConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rena
         enabled_plugins: Ids of the plugins that are loaded, ``propfan plugins`` lists them; all when empty.
         plugins: The ``plugins`` section: ``k8s``, ``logs`` and the plugins' own.
         storage: Access to object stores.
+        secrets: Where the engine's own calls of other services find their secrets.
+        quotas: How many tasks run at the same time.
         foreign_state: Tasks that another executor has begun.
         kubernetes, sharding, flyte, serving: For ``propfan serve``: the cluster, its replicas, the control plane,
             and what is seen from outside.
+        webhook: For ``propfan serve``: secrets for pods.
     """
 
     data_dir: Path | None = None
@@ -167,8 +173,11 @@ class EngineConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rena
     enabled_plugins: Sequence[str] = ()
     plugins: Mapping[str, Mapping[str, Any]] = {}
     storage: StorageConfig = StorageConfig()
+    secrets: SecretsSection = SecretsSection()
+    quotas: QuotasSection = QuotasSection()
     foreign_state: ForeignState = ForeignState.RESTART
     kubernetes: KubernetesConfig = KubernetesConfig()
     sharding: ShardingSection = ShardingSection()
     flyte: FlyteSection = FlyteSection()
     serving: ServingSection = ServingSection()
+    webhook: WebhookSection = WebhookSection()

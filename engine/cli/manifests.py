@@ -60,9 +60,10 @@ def manifests(
     try:
         config = config_files.load(config_file, overrides)
         settings = config_files.merged(config_file, overrides)
+        config.webhook.check()
         k8s = decode_config(K8sConfig, config.plugins.get("k8s"), "plugins.k8s")
         kinds = assembly.installed_plugins(config).kinds
-        needed = preflight.needed_rights(config, k8s, kinds, config.sharding.namespace or namespace)
+        needed = preflight.needed_rights(config, k8s, kinds, config.sharding.namespace or namespace, namespace)
     except PropfanError as error:
         fail(error)
     installation = documents.Installation(
@@ -72,6 +73,7 @@ def manifests(
         rights=needed,
         config={name: value for name, value in settings.items() if value is not None},
         drain_s=config.serving.drain_s,
+        webhook=config.webhook,
     )
     found = [documents.definition()] if only != "daemon" else []
     if only != "crd":

@@ -23,7 +23,7 @@ from anyio import CancelScope
 from propfan.engine import assembly
 from propfan.engine.assembly import Foundation
 from propfan.engine.clock import Clock, SystemClock
-from propfan.engine.cluster import ObjectMeta
+from propfan.engine.cluster import Cluster, ObjectMeta
 from propfan.engine.config import EngineConfig
 from propfan.engine.daemon import preflight, probes, tracing
 from propfan.engine.daemon.fence import Fence, FencedCluster, FencedSink
@@ -131,8 +131,11 @@ class Daemon:
                 config, seen_cluster, self._clock, registry=self._given_registry, store=self._given_store
             )
             lease_namespace = config.sharding.namespace or cluster.namespace or "default"
-            needed = preflight.needed_rights(config, parts.k8s, parts.registry.kinds, lease_namespace)
+            needed = preflight.needed_rights(
+                config, parts.k8s, parts.registry.kinds, lease_namespace, cluster.namespace or "default"
+            )
             await preflight.check_rights(cluster, needed, user)
+            await stack.enter_async_context(self._webhook(seen_cluster, cluster.namespace or "default"))
             sink = await stack.enter_async_context(self._sink())
             term = _Term(
                 cluster=cluster,
@@ -151,6 +154,25 @@ class Daemon:
                 await self._serve_term(term)
                 if not self._stop.is_set():
                     await anyio.sleep(_PAUSE_S)
+
+    @asynccontextmanager
+    async def _webhook(self, cluster: Cluster, namespace: str) -> AsyncIterator[None]:
+        config = self.config
+        if not config.webhook.enabled:
+            yield
+            return
+        from propfan.engine.webhook.serving import Webhook
+
+        webhook = Webhook(
+            config.webhook,
+            config.secrets,
+            cluster,
+            self._clock,
+            namespace=config.webhook.namespace or namespace,
+            task_namespaces=config.namespaces,
+        )
+        async with webhook.serving():
+            yield
 
     @asynccontextmanager
     async def _sink(self) -> AsyncIterator[EventSink | None]:

@@ -12,7 +12,10 @@ import structlog
 from propfan.engine.cluster import EVENT, POD, POD_TEMPLATE, TASK_ACTION, Kind
 from propfan.engine.config import EngineConfig
 from propfan.engine.daemon.leases import LEASE
+from propfan.engine.secret_managers.config import Place
+from propfan.engine.secret_managers.kubernetes import SECRET
 from propfan.engine.task_state import DELAY_BACKOFF
+from propfan.engine.webhook.registration import CONFIGURATION
 from propfan.pluginmachinery.config import K8sConfig
 from propfan.pluginmachinery.errors import (
     ApiError,
@@ -33,12 +36,13 @@ _READS: Final = ("get", "list", "watch")
 
 
 class Right(msgspec.Struct, frozen=True, order=True):
-    """To do something with objects of a kind; of all namespaces when it names none."""
+    """To do something with objects of a kind; of all namespaces when it names none, with the one ``name`` if given."""
 
     group: str
     resource: str
     verb: str
     namespace: str = ""
+    name: str = ""
 
 
 async def await_server(cluster: KubernetesCluster) -> str:
@@ -76,17 +80,44 @@ async def check_definitions(cluster: KubernetesCluster) -> None:
         ) from error
 
 
-def needed_rights(config: EngineConfig, k8s: K8sConfig, kinds: Iterable[Kind], lease_namespace: str) -> Sequence[Right]:
+def needed_rights(
+    config: EngineConfig, k8s: K8sConfig, kinds: Iterable[Kind], lease_namespace: str, own_namespace: str = ""
+) -> Sequence[Right]:
     """Everything that ``propfan serve`` does in a cluster under these settings.
 
     Args:
         kinds: Of the objects that plugins make.
+        own_namespace: Of the daemon itself; that of the Leases when empty.
     """
     found = set(rights(kinds, config.namespaces, lease_namespace))
     if config.namespaces:  # its PodTemplates serve all others too
         found |= {_right(POD_TEMPLATE, verb, config.namespace) for verb in ("list", "watch")}
     if k8s.send_object_events:
         found |= set(event_rights(config.namespaces))
+    if Place.KUBERNETES in config.secrets.types:
+        found.add(_right(SECRET, "get", config.secrets.namespace))
+    if config.webhook.enabled:
+        found |= set(webhook_rights(config, config.webhook.namespace or own_namespace or lease_namespace))
+    return sorted(found)
+
+
+def webhook_rights(config: EngineConfig, namespace: str) -> Sequence[Right]:
+    """What the webhook of secrets needs beside.
+
+    Args:
+        namespace: Of its Service and its certificate.
+    """
+    webhook = config.webhook
+    found = {
+        _right(SECRET, "create", namespace),
+        *[Right("", SECRET.plural, verb, namespace, webhook.secret_name) for verb in ("get", "patch")],
+        _right(SECRET, "get", config.secrets.namespace),
+        *[_right(SECRET, verb, tasks) for tasks in config.namespaces or ("",) for verb in ("get", "create", "patch")],
+    }
+    if webhook.manage_configuration:
+        group, plural = CONFIGURATION.group, CONFIGURATION.plural
+        name = webhook.configuration_in(namespace)
+        found |= {Right(group, plural, "create"), *[Right(group, plural, verb, "", name) for verb in ("get", "patch")]}
     return sorted(found)
 
 
@@ -126,7 +157,9 @@ async def missing(cluster: KubernetesCluster, needed: Sequence[Right]) -> Sequen
         resource, _, subresource = right.resource.partition("/")
         kind = Kind(right.group, "", "", resource)
         try:
-            answer = await cluster.review_access(right.verb, kind, namespace=right.namespace, subresource=subresource)
+            answer = await cluster.review_access(
+                right.verb, kind, namespace=right.namespace, name=right.name, subresource=subresource
+            )
         except ApiError as error:
             logger.warning("rights are not checked", resource=right.resource, verb=right.verb, error=str(error))
             return
@@ -141,15 +174,17 @@ async def missing(cluster: KubernetesCluster, needed: Sequence[Right]) -> Sequen
 
 def rules(lacking: Sequence[Right]) -> str:
     """What to add to a Role in each namespace, or to a ClusterRole, as YAML."""
-    verbs: dict[tuple[str, str, str], list[str]] = {}
+    verbs: dict[tuple[str, str, str, str], list[str]] = {}
     for right in lacking:
-        verbs.setdefault((right.namespace, right.group, right.resource), []).append(right.verb)
+        verbs.setdefault((right.namespace, right.group, right.resource, right.name), []).append(right.verb)
     lines = []
     for namespace in sorted({key[0] for key in verbs}):
         lines.append(f"# rules of a {f'Role in namespace {namespace}' if namespace else 'ClusterRole'}")
         lines += [
-            f'- {{apiGroups: ["{group}"], resources: [{resource}], verbs: [{", ".join(asked)}]}}'
-            for (where, group, resource), asked in verbs.items()
+            f'- {{apiGroups: ["{group}"], resources: [{resource}], '
+            + (f"resourceNames: [{name}], " if name else "")
+            + f"verbs: [{', '.join(asked)}]}}"
+            for (where, group, resource, name), asked in verbs.items()
             if where == namespace
         ]
     return "\n".join(lines)

@@ -10,7 +10,9 @@ from typing import Any, Final
 import msgspec
 import yaml
 
+from propfan.engine.daemon import probes
 from propfan.engine.daemon.preflight import Right
+from propfan.engine.webhook.config import WebhookSection
 
 CRD_FILE: Final = "taskaction-crd.yaml"
 
@@ -35,6 +37,7 @@ class Installation(msgspec.Struct, frozen=True):
         rights: Everything it does, from ``preflight.rights``.
         config: Its settings as in the configuration file.
         drain_s: How long it takes to stop.
+        webhook: Of pods' secrets; has a Service when it is enabled.
     """
 
     namespace: str
@@ -43,6 +46,7 @@ class Installation(msgspec.Struct, frozen=True):
     rights: Sequence[Right]
     config: Mapping[str, Any]
     drain_s: float
+    webhook: WebhookSection = WebhookSection()
 
 
 def definition() -> Document:
@@ -62,6 +66,7 @@ def all_documents(installation: Installation) -> Sequence[Document]:
         _deployment(installation),
         _disruption_budget(installation),
         _service(installation),
+        *([_webhook_service(installation)] if installation.webhook.enabled else []),
     ]
 
 
@@ -111,14 +116,15 @@ def _where(right: Right) -> str:
 
 def rules(rights: Sequence[Right]) -> Sequence[Mapping[str, Sequence[str]]]:
     """Policy rules; resources of a group that have the same verbs share one."""
-    verbs: dict[tuple[str, str], list[str]] = {}
+    verbs: dict[tuple[str, str, str], list[str]] = {}
     for right in rights:
-        verbs.setdefault((right.group, right.resource), []).append(right.verb)
-    shared: dict[tuple[str, tuple[str, ...]], list[str]] = {}
-    for (group, resource), asked in sorted(verbs.items()):
-        shared.setdefault((group, tuple(asked)), []).append(resource)
+        verbs.setdefault((right.group, right.resource, right.name), []).append(right.verb)
+    shared: dict[tuple[str, str, tuple[str, ...]], list[str]] = {}
+    for (group, resource, name), asked in sorted(verbs.items()):
+        shared.setdefault((group, name, tuple(asked)), []).append(resource)
     return [
-        {"apiGroups": [group], "resources": found, "verbs": list(asked)} for (group, asked), found in shared.items()
+        {"apiGroups": [group], "resources": found, **({"resourceNames": [name]} if name else {}), "verbs": list(asked)}
+        for (group, name, asked), found in shared.items()
     ]
 
 
@@ -134,7 +140,7 @@ def _deployment(installation: Installation) -> Document:
         "image": installation.image,
         "args": ["serve", "--config", CONFIG_PATH, "--replica", "$(POD_NAME)"],
         "env": [{"name": "POD_NAME", "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}}],
-        "ports": [{"name": "metrics", "containerPort": METRICS_PORT}],
+        "ports": [{"name": "metrics", "containerPort": METRICS_PORT}, *_webhook_ports(installation)],
         "livenessProbe": {"httpGet": {"path": "/healthz", **probe}, "periodSeconds": 10, "failureThreshold": 6},
         "readinessProbe": {"httpGet": {"path": "/readyz", **probe}, "periodSeconds": 5},
         "startupProbe": {"httpGet": {"path": "/healthz", **probe}, "periodSeconds": 2, "failureThreshold": 60},
@@ -190,3 +196,16 @@ def _disruption_budget(installation: Installation) -> Document:
 def _service(installation: Installation) -> Document:
     ports = [{"name": "metrics", "port": METRICS_PORT, "targetPort": "metrics"}]
     return _object("v1", "Service", installation, f"{NAME}-metrics", spec={"selector": _LABELS, "ports": ports})
+
+
+def _webhook_ports(installation: Installation) -> Sequence[Mapping[str, Any]]:
+    webhook = installation.webhook
+    if not webhook.enabled:
+        return ()
+    return [{"name": "webhook", "containerPort": probes.split(webhook.address)[1]}]
+
+
+def _webhook_service(installation: Installation) -> Document:
+    webhook = installation.webhook
+    ports = [{"name": "webhook", "port": webhook.service_port, "targetPort": "webhook"}]
+    return _object("v1", "Service", installation, webhook.service_name, spec={"selector": _LABELS, "ports": ports})

@@ -13,6 +13,7 @@ from google.protobuf.message import DecodeError as ProtobufDecodeError
 
 from propfan.engine import sharding
 from propfan.engine.cluster import POD, Cluster
+from propfan.engine.secret_managers.cascade import CascadingSecrets
 from propfan.engine.task_state import TaskState
 from propfan.pluginmachinery import iopaths, metadata, object_metadata, readers
 from propfan.pluginmachinery.contexts import (
@@ -197,7 +198,8 @@ class RoundContext:
 
     @property
     def secrets(self) -> SecretManager:
-        return self._ports.secrets
+        secrets, spec = self._ports.secrets, self.action.spec
+        return secrets.of(spec.project, spec.domain) if isinstance(secrets, CascadingSecrets) else secrets
 
     @property
     def resources(self) -> GrantEverything:
