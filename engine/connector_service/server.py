@@ -14,6 +14,7 @@ import anyio
 import grpc
 import prometheus_client
 import structlog
+from google.protobuf.message import DecodeError as ProtobufDecodeError
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
@@ -56,6 +57,7 @@ class ConnectorService:
         self._health: Final = health.aio.HealthServicer()
         self._names: Sequence[str] = ()
         self._server: Final = grpc.aio.server(
+            interceptors=[_ReadableRequests()],
             options=[
                 ("grpc.max_receive_message_length", config.max_message_bytes),
                 ("grpc.max_send_message_length", config.max_message_bytes),
@@ -236,6 +238,28 @@ async def _stop_all(hosts: Sequence[ConnectorHost]) -> None:
         async with anyio.create_task_group() as tasks:
             for host in hosts:
                 tasks.start_soon(host.stop)
+
+
+class _ReadableRequests(grpc.aio.ServerInterceptor):
+    """Refuses bytes that are no request, which gRPC would tell as a fault of ours, with a trace in the log."""
+
+    async def intercept_service(self, continuation: Any, handler_call_details: grpc.HandlerCallDetails) -> Any:
+        handler = await continuation(handler_call_details)
+        if handler is None or handler.unary_unary is None or handler.request_deserializer is None:
+            return handler
+
+        def read(content: bytes) -> object:
+            try:
+                return handler.request_deserializer(content)
+            except ProtobufDecodeError as error:
+                return error
+
+        async def call(request: object, context: v2.Context) -> object:
+            if isinstance(request, ProtobufDecodeError):
+                await context.abort(grpc.StatusCode.INVALID_ARGUMENT, f"the request can not be read: {request}")
+            return await handler.unary_unary(request, context)
+
+        return grpc.unary_unary_rpc_method_handler(call, read, handler.response_serializer)
 
 
 def _is_loopback(host: str) -> bool:

@@ -15,6 +15,7 @@ from flyteidl.admin import agent_pb2
 from flyteidl.service import agent_pb2 as service_pb2
 from flyteidl.service import agent_pb2_grpc
 from flyteidl2.connector import connector_pb2
+from google.protobuf.message import DecodeError as ProtobufDecodeError
 from google.protobuf.message import Message
 
 from propfan.engine.connector_service.dispatch import Dispatcher
@@ -116,14 +117,25 @@ class SyncAgentService(agent_pb2_grpc.SyncAgentServiceServicer):
     ) -> AsyncIterator[agent_pb2.ExecuteTaskSyncResponse]:
         """First a header, then the inputs; answered by one header, whose resource has the outputs."""
         request = connector_pb2.CreateTaskRequest()
+        try:
+            await self._receive(request_iterator, request)
+        except (ValueError, ProtobufDecodeError) as error:
+            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(error))
+        done = await answer(self._dispatcher.do, request, context)
+        head = agent_pb2.ExecuteTaskSyncResponseHeader(resource=_resource(done))
+        yield agent_pb2.ExecuteTaskSyncResponse(header=head)
+
+    async def _receive(
+        self, messages: AsyncIterator[agent_pb2.ExecuteTaskSyncRequest], request: connector_pb2.CreateTaskRequest
+    ) -> None:
+        """Fills the request; raises ``ValueError`` when the messages come in another order."""
         expected = "header"
-        async for message in request_iterator:
+        async for message in messages:
             if message.WhichOneof("part") != expected:
-                problem = f"the stream must bring a header, then inputs: '{expected}' was expected"
-                await context.abort(grpc.StatusCode.INVALID_ARGUMENT, problem)
+                raise ValueError(f"the stream must bring a header, then inputs: '{expected}' was expected")
             if expected == "inputs":
                 request.inputs.MergeFromString(message.inputs.SerializeToString())
-                break
+                return
             header = message.header
             request.template.MergeFromString(header.template.SerializeToString())
             request.output_prefix = header.output_prefix
@@ -131,10 +143,7 @@ class SyncAgentService(agent_pb2_grpc.SyncAgentServiceServicer):
                 request.task_execution_metadata.MergeFromString(header.task_execution_metadata.SerializeToString())
             expected = "inputs"
         if expected == "header":
-            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "the stream ended before its header")
-        done = await answer(self._dispatcher.do, request, context)
-        head = agent_pb2.ExecuteTaskSyncResponseHeader(resource=_resource(done))
-        yield agent_pb2.ExecuteTaskSyncResponse(header=head)
+            raise ValueError("the stream ended before its header")
 
 
 class AgentMetadataService(agent_pb2_grpc.AgentMetadataServiceServicer):

@@ -22,6 +22,7 @@ from tests.unit.engine.connector_service.rig import (
     Gated,
     JobMeta,
     Jobs,
+    all_of,
     category,
     greeting,
     job,
@@ -245,3 +246,26 @@ def test_messages_lose_secrets_and_their_middle() -> None:
 
 def test_the_defaults_serve_this_machine_only() -> None:
     assert (ConnectorServiceConfig().host, ConnectorServiceConfig().port) == ("127.0.0.1", 8000)
+
+
+@pytest.mark.parametrize("method", ["CreateTask", "GetTask", "DeleteTask"])
+async def test_bytes_that_are_no_request_are_refused(method: str) -> None:
+    async with serving() as it:
+        for service in ("flyteidl2.connector.AsyncConnectorService", "flyteidl.service.AsyncAgentService"):
+            call: Any = it.client.channel.unary_unary(f"/{service}/{method}")
+            code, problem = await status_of(call(b"\xff" * 20))
+            assert code is Code.INVALID_ARGUMENT
+            assert problem.startswith("the request can not be read: Error parsing message")
+        stream: Any = it.client.channel.stream_stream("/flyteidl.service.SyncAgentService/ExecuteTaskSync")
+        code, problem = await status_of(all_of(stream(iter([b"\xff" * 20]))))
+        assert code is Code.INVALID_ARGUMENT
+        assert (await it.client.get(await it.client.create(job()))).message == "fine"
+
+
+async def test_a_request_without_anything_is_refused() -> None:
+    async with serving() as it:
+        for method in ("CreateTask", "GetTask", "DeleteTask"):
+            call: Any = it.client.channel.unary_unary(f"/flyteidl2.connector.AsyncConnectorService/{method}")
+            code, problem = await status_of(call(b""))
+            assert code is Code.NOT_FOUND
+            assert "task type:  and version: 0; there are: greet, job" in problem
