@@ -16,8 +16,12 @@ from benchmarks import harness
 
 
 def suites() -> list[str]:
-    """Modules of this folder that have a ``run``."""
-    return [path.stem for path in sorted(Path(__file__).parent.glob("*.py")) if "\ndef run(" in path.read_text()]
+    """Modules of this folder that have a ``run``, with dashes for underscores."""
+    return [
+        path.stem.replace("_", "-")
+        for path in sorted(Path(__file__).parent.glob("*.py"))
+        if "\ndef run(" in path.read_text()
+    ]
 
 
 def show(report: harness.Report, console: Console) -> None:
@@ -52,6 +56,11 @@ def _is_number(value: object) -> bool:
     return value is None or str(value).rstrip("x").replace(".", "", 1).isdecimal()
 
 
+def _run(suite: str, *, quick: bool) -> harness.Report:
+    report: harness.Report = importlib.import_module(f"benchmarks.{suite.replace('-', '_')}").run(quick=quick)
+    return report
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     known = suites()
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description="Measure propfan.")
@@ -64,7 +73,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     console = Console(width=None if sys.stdout.isatty() else 160, highlight=False)
     reports = []
     for name in known if "all" in options.suites else options.suites:
-        report: harness.Report = importlib.import_module(f"benchmarks.{name}").run(quick=options.quick)
+        report = _run(name, quick=options.quick)
         report.environment = {**harness.environment(), **report.environment}
         show(report, console)
         reports.append(report)
