@@ -5,7 +5,7 @@ Every change goes to the database first and is then told to watchers, who share 
 
 from __future__ import annotations
 
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from typing import Final
 
@@ -16,6 +16,7 @@ from flyteidl2.task import task_definition_pb2
 from flyteidl2.workflow import run_definition_pb2
 
 from propfan.engine.control_plane import progress
+from propfan.engine.control_plane.batching import Batches
 from propfan.engine.control_plane.records import ActionKey, ActionRecord, RunRecord
 from propfan.engine.control_plane.store.run_store import RunStore
 from propfan.pluginmachinery.errors import NotFoundError, StorageError
@@ -48,26 +49,47 @@ class RunView:
         actions: By name, oldest first. The mapping may grow; its records never change, they are replaced.
     """
 
-    __slots__ = ("_changed", "actions", "is_closed", "lock", "run", "watchers")
+    __slots__ = ("_at_work", "_changed", "_children", "actions", "is_closed", "lock", "run", "watchers")
 
     def __init__(self, run: RunRecord, actions: Sequence[ActionRecord]) -> None:
         self.run: Final = run
-        self.actions: Final[dict[str, ActionRecord]] = {record.key.name: record for record in actions}
+        self.actions: Final[dict[str, ActionRecord]] = {}
+        self._children: Final[dict[str, list[str]]] = {}
+        self._at_work: Final[Counter[str]] = Counter()
+        """By parent: how many of its children go on."""
         self.lock: Final = anyio.Lock()
         self.watchers = 0
         self.is_closed = False
         self._changed = anyio.Event()
+        self.learn(actions)
 
     def learn(self, records: Sequence[ActionRecord]) -> None:
         """Takes in what is newer, and wakes the watchers."""
         news = False
         for record in records:
             known = self.actions.get(record.key.name)
-            if known is None or known.revision < record.revision:
-                self.actions[record.key.name] = record
-                news = True
+            if known is not None and known.revision >= record.revision:
+                continue
+            self.actions[record.key.name] = record
+            if known is None:
+                self._children.setdefault(record.parent, []).append(record.key.name)
+            self._at_work[record.parent] += (not record.is_over) - (known is not None and not known.is_over)
+            news = True
         if news:
             self._wake()
+
+    def has_children_at_work(self, name: str) -> bool:
+        return self._at_work[name] > 0
+
+    def below(self, name: str) -> Sequence[ActionRecord]:
+        """Everything that an action has started, directly or not."""
+        found: list[ActionRecord] = []
+        waiting = [name]
+        while waiting:
+            names = self._children.get(waiting.pop(), ())
+            found += [self.actions[child] for child in names]
+            waiting += names
+        return found
 
     def close(self) -> None:
         """Ends what follows it: the control plane stops."""
@@ -112,6 +134,7 @@ class Ledger:
         self._views: Final[OrderedDict[str, RunView]] = OrderedDict()
         self._specs: Final[OrderedDict[str, task_definition_pb2.TaskSpec]] = OrderedDict()
         self._loading: Final = anyio.Lock()
+        self._additions: Final = Batches(self._add)
         self.is_closed = False
 
     async def run(self) -> None:
@@ -183,14 +206,24 @@ class Ledger:
         view = await self.view(record.key.run)
         if record.key.name in view.actions:
             return False
-        added = await self.store.add_actions([record], {record.task_spec: spec} if spec is not None else {})
-        if record.key not in added:
+        if not await self._additions.put((record, spec)):
             view.learn(await self.store.actions_of(record.key.run))
             return False
         if spec is not None:
             self._remember(record.task_spec, spec)
         view.learn([record])
         return True
+
+    async def _add(
+        self, additions: Sequence[tuple[ActionRecord, task_definition_pb2.TaskSpec | None]]
+    ) -> Sequence[bool]:
+        specs = {
+            record.task_spec: spec
+            for record, spec in additions
+            if spec is not None and record.task_spec not in self._specs
+        }
+        added = set(await self.store.add_actions([record for record, _ in additions], specs))
+        return [record.key in added for record, _ in additions]
 
     async def record(self, told: Sequence[ToldEvent]) -> Sequence[ActionRecord]:
         """Takes in events, all or none; repeats are no news. The actions that ended by them.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -25,6 +25,7 @@ from propfan.engine.api import Engine
 from propfan.engine.config import EngineConfig
 from propfan.engine.control_plane import launching, progress
 from propfan.engine.control_plane.asgi import Application, Receive, Scope, Send
+from propfan.engine.control_plane.batching import Batches
 from propfan.engine.control_plane.config import ControlPlaneConfig
 from propfan.engine.control_plane.ledger import Ledger, RunView, ToldEvent
 from propfan.engine.control_plane.logs import Logs, PodLogs, ProcessLogs
@@ -111,6 +112,7 @@ class ControlPlane:
         async with AsyncExitStack() as stack:
             database = await stack.enter_async_context(open_database(config.database or _database(data_dir)))
             self.ledger = Ledger(RunStore(database), is_shared=database.is_shared)
+            self._marks = Batches(self.ledger.store.mark_submitted)
             self.catalog = Catalog(database)
             self.secrets = SecretStore(database, key)
             self.cached = CachedOutputs(database)
@@ -202,7 +204,7 @@ class ControlPlane:
         """
         record = await self.ledger.action(key)
         view = await self.ledger.view(key.run)
-        await self._abort_all([record, *_below(record, view.actions.values())], reason)
+        await self._abort_all([record, *view.below(key.name)], reason)
 
     async def _abort_all(self, records: Sequence[ActionRecord], reason: str) -> None:
         for record in records:
@@ -240,7 +242,7 @@ class ControlPlane:
         for record in await self.ledger.record(told):
             view = await self.ledger.view(record.key.run)
             self._balance(view, record.parent)
-            orphans = [left for left in _below(record, view.actions.values()) if not left.is_over]
+            orphans = [left for left in view.below(record.key.name) if not left.is_over]
             await self._abort_all(orphans, _ENDED_PARENT.format(record.key.name))
 
     def _told(self, event: TaskEvent) -> ToldEvent:
@@ -317,14 +319,14 @@ class ControlPlane:
 
     def _balance(self, view: RunView, parent: str) -> None:
         """An action that has children at work waits for them; it lends them its place on this machine."""
-        is_waiting = any(child.parent == parent and not child.is_over for child in view.actions.values())
-        self.engine.set_waiting(self._task_key(ActionKey(view.run.id.name, parent)), is_waiting=is_waiting)
+        key = self._task_key(ActionKey(view.run.id.name, parent))
+        self.engine.set_waiting(key, is_waiting=view.has_children_at_work(parent))
 
     async def _hand_over(self, record: ActionRecord) -> None:
         run = (await self.ledger.view(record.key.run)).run
         task = await self.ledger.task_spec(record)
         await self.engine.submit(self._submission(run, record, task))
-        await self.ledger.store.mark_submitted(record.key)
+        await self._marks.put(record.key)
 
     async def _give_up(self, key: ActionKey, reason: str) -> None:
         def cancelled(records: object) -> Sequence[ActionRecord]:
@@ -354,20 +356,6 @@ class ControlPlane:
         return identifier_pb2.RunIdentifier(
             org=org or self.config.organization, project=project, domain=domain, name=name
         )
-
-
-def _below(record: ActionRecord, others: Iterable[ActionRecord]) -> Sequence[ActionRecord]:
-    """Everything that an action has started, directly or not."""
-    children: dict[str, list[ActionRecord]] = {}
-    for other in others:
-        children.setdefault(other.parent, []).append(other)
-    found: list[ActionRecord] = []
-    waiting = [record.key.name]
-    while waiting:
-        for child in children.get(waiting.pop(), ()):
-            found.append(child)
-            waiting.append(child.key.name)
-    return found
 
 
 def _store(data_dir: Path | None) -> str:

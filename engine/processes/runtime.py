@@ -270,6 +270,8 @@ class ProcessRuntime:
 
     def set_waiting(self, owner_uid: str, *, is_waiting: bool) -> None:
         """Whether the pods of an owner only wait for other pods: these then get what they hold."""
+        if is_waiting == (owner_uid in self._waiting_owners):
+            return
         if is_waiting:
             self._waiting_owners.add(owner_uid)
         else:

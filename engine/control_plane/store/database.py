@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import anyio
-from sqlalchemy import Connection, event, text
+from sqlalchemy import Column, Connection, MetaData, String, Table, event, select, text
 from sqlalchemy.exc import ArgumentError, DBAPIError, IntegrityError, NoSuchModuleError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
+from propfan.engine.control_plane.store.schema import metadata
 from propfan.pluginmachinery.errors import ConfigError, StorageError
 
 if TYPE_CHECKING:
@@ -22,6 +23,9 @@ REVISION: Final = "0001"
 
 _MIGRATIONS: Final = Path(__file__).parent / "migrations"
 _DRIVERS: Final = {"sqlite": "sqlite+aiosqlite", "postgresql": "postgresql+asyncpg", "postgres": "postgresql+asyncpg"}
+
+_versions: Final = Table("alembic_version", MetaData(), Column("version_num", String(32), primary_key=True))
+"""Alembic's own table."""
 
 _MIGRATION_LOCK: Final = 0x70726F70
 """Of PostgreSQL, so that of several processes that start at once one migrates."""
@@ -113,14 +117,19 @@ def _prepare_sqlite(connection: Any, record: object) -> None:
 def _migrate(connection: Connection, shown: str) -> None:
     if connection.dialect.name == "postgresql":
         connection.execute(text(f"SELECT pg_advisory_xact_lock({_MIGRATION_LOCK})"))
-    if connection.dialect.has_table(connection, "alembic_version"):
-        found = connection.execute(text("SELECT version_num FROM alembic_version")).scalar()
+    if connection.dialect.has_table(connection, _versions.name):
+        found = connection.execute(select(_versions.c.version_num)).scalar()
         if found == REVISION:
-            return  # without importing alembic, which takes longer than all the rest
+            return
         if found is not None and found > REVISION:
             raise ConfigError(
                 "database", f"{shown} was written by a newer propfan (schema {found}, this is {REVISION})"
             )
+    else:  # a new one, without importing alembic, which takes longer than all the rest
+        metadata.create_all(connection)
+        _versions.create(connection)
+        connection.execute(_versions.insert().values(version_num=REVISION))
+        return
     from alembic import command
 
     config = alembic_config()

@@ -8,7 +8,7 @@ from typing import Any, Final
 from flyteidl2.common import identifier_pb2
 from flyteidl2.task import run_pb2, task_definition_pb2
 from flyteidl2.workflow import run_definition_pb2, state_service_pb2
-from sqlalchemy import Row, delete, func, select, update
+from sqlalchemy import Row, bindparam, delete, func, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -103,11 +103,8 @@ class RunStore:
             ]
             await connection.execute(dialect.insert(task_specs).on_conflict_do_nothing(), rows)
         insert = dialect.insert(actions).on_conflict_do_nothing().returning(actions.c.run, actions.c.name)
-        added = set()
-        for record in records:
-            done = await connection.execute(insert.values(_action_row(record)))
-            added |= {ActionKey(run, name) for run, name in done}
-        return added
+        done = await connection.execute(insert.values([_action_row(record) for record in records]))
+        return {ActionKey(run, name) for run, name in done}
 
     async def save(self, changed: Sequence[ActionRecord]) -> bool:
         """Writes new revisions over the ones before, all or none; the runs of root actions follow.
@@ -132,11 +129,16 @@ class RunStore:
                     await connection.execute(update(runs).where(runs.c.name == key.run).values(values))
         return True
 
-    async def mark_submitted(self, key: ActionKey) -> None:
-        """The engine has it: a restart need not hand it over again."""
-        where = (actions.c.run == key.run) & (actions.c.name == key.name)
+    async def mark_submitted(self, keys: Sequence[ActionKey]) -> Sequence[None]:
+        """The engine has them: a restart need not hand them over again."""
+        statement = (
+            update(actions)
+            .where(actions.c.run == bindparam("of_run"), actions.c.name == bindparam("named"))
+            .values(is_submitted=1)
+        )
         async with self._database.writing() as connection:
-            await connection.execute(update(actions).where(where).values(is_submitted=1))
+            await connection.execute(statement, [{"of_run": key.run, "named": key.name} for key in keys])
+        return [None] * len(keys)
 
     async def run(self, name: str) -> RunRecord:
         """Raises ``NotFoundError`` when there is none."""

@@ -8,12 +8,13 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
+from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from flyteidl2.common import list_pb2
 from flyteidl2.common.phase_pb2 import ACTION_PHASE_RUNNING, ACTION_PHASE_SUCCEEDED
-from sqlalchemy import text
+from sqlalchemy import create_engine, text
 
 from propfan.engine.control_plane.errors import InvalidRequestError
 from propfan.engine.control_plane.records import ActionKey
@@ -36,12 +37,15 @@ def names(answer: object) -> list[str]:
     return [item.id.name for item in answer.items]  # type: ignore[attr-defined]
 
 
-async def test_the_migrations_make_the_schema_that_the_code_uses(tmp_path: Path) -> None:
-    async with database.open_database(f"sqlite:///{tmp_path / 'a.db'}") as opened, opened.reading() as connection:
-        differences = await connection.run_sync(
-            lambda sync: compare_metadata(MigrationContext.configure(sync), schema.metadata)
-        )
-    assert differences == []
+def test_the_migrations_make_the_schema_that_the_code_uses(tmp_path: Path) -> None:
+    engine = create_engine(f"sqlite:///{tmp_path / 'a.db'}")
+    with engine.begin() as connection:
+        config = database.alembic_config()
+        config.attributes["connection"] = connection
+        command.upgrade(config, "head")
+    with engine.connect() as connection:
+        assert compare_metadata(MigrationContext.configure(connection), schema.metadata) == []
+    engine.dispose()
     assert ScriptDirectory.from_config(database.alembic_config()).get_current_head() == database.REVISION
 
 
@@ -108,7 +112,7 @@ async def test_what_was_not_handed_over_is_found_until_it_is() -> None:
         run = run_record()
         await runs.add_run(run, action_record(run), sleep_task())
         assert [record.key.name for record in await runs.unsubmitted()] == ["a0"]
-        await runs.mark_submitted(ActionKey("r1", "a0"))
+        await runs.mark_submitted([ActionKey("r1", "a0")])
         assert await runs.unsubmitted() == []
 
 
