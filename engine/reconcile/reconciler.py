@@ -256,30 +256,28 @@ class Reconciler:
         """Objects are listed before tasks, so that a restart finds them."""
         self._are_actions_listed = False
         self._pods.expect_tasks()
+        self._rounds.turns.pause()
         labels = sharding.selector(self._shards, self._shard_count)
+        watcher_of = partial(Watcher, self._cluster, longest_wait_s=_LONGEST_BLIND_S)
         objects = [
-            Watcher(
-                self._cluster,
+            watcher_of(
                 kind,
                 namespace=namespace,
                 labels=labels,
                 on_event=self._on_object,
                 on_listed=partial(self._on_objects_listed, kind, namespace),
-                longest_wait_s=_LONGEST_BLIND_S,
             )
             for kind in self._watched
             for namespace in self._namespaces
         ]
         actions = [
-            Watcher(
-                self._cluster,
+            watcher_of(
                 TASK_ACTION,
-                namespace=namespace,
+                namespace=where,
                 on_event=self._on_action,
-                on_listed=partial(self._on_actions_listed, namespace),
-                longest_wait_s=_LONGEST_BLIND_S,
+                on_listed=partial(self._on_actions_listed, where),
             )
-            for namespace in self._namespaces
+            for where in self._namespaces
         ]
         for watchers in (objects, actions):
             for watcher in watchers:
@@ -289,6 +287,7 @@ class Reconciler:
         self._are_actions_listed = True
         self._found.clear()
         self._pods.all_tasks_known()
+        self._rounds.turns.resume()
         if self._events is not None:
             for namespace in self._namespaces:
                 watches.start_soon(self._events.watcher(namespace).run)
@@ -307,9 +306,12 @@ class Reconciler:
         if event.type is WatchEventType.DELETED:
             if live is not None:
                 self._drop(live)
+            self._rounds.turns.gone_elsewhere(key)
             return
         if live is None:
-            if not is_tidy(seen) and self._is_ours(shard := self._shard_of(seen)):
+            if not self._is_ours(shard := self._shard_of(seen)):
+                self._rounds.turns.seen_elsewhere(key, seen)
+            elif not is_tidy(seen):
                 self._enqueue(self._take_up(key, seen, shard))
             return
         if not live.is_own_status(seen):
@@ -317,11 +319,8 @@ class Reconciler:
             return
         known, live.action = live.action.metadata, seen
         meta = seen.metadata
-        if (
-            meta.annotations != known.annotations
-            or meta.deletion_timestamp != known.deletion_timestamp
-            or live.state.stage is Stage.PAUSED
-        ):
+        is_marked = (meta.annotations, meta.deletion_timestamp) != (known.annotations, known.deletion_timestamp)
+        if is_marked or live.state.stage is Stage.PAUSED:
             live.must_look = True
             self._enqueue(live)
 
@@ -360,6 +359,7 @@ class Reconciler:
             if key not in keys and namespace in ("", key.namespace):
                 live.is_missing = True
                 self._enqueue(live)
+        self._rounds.turns.listed(namespace, keys)
 
     def _on_overtaken(self, live: LiveTask, latest: ObservedObject, *, is_live: bool = True) -> None:
         """Another engine drives the task, or did for a while: what it wrote counts, and not what is known here."""

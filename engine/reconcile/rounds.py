@@ -24,6 +24,7 @@ from propfan.engine.reconcile.live_task import LiveTask, TaskKey, decode
 from propfan.engine.reconcile.shared_clusters import SharedClusters
 from propfan.engine.reconcile.task_context import Ports, RoundContext, TaskValues
 from propfan.engine.reconcile.web_runner import WebRunner
+from propfan.engine.resources.turns import Turns
 from propfan.engine.task_cache import CacheAnswer, TaskCache
 from propfan.engine.task_events import readable
 from propfan.engine.task_state import (
@@ -38,6 +39,7 @@ from propfan.engine.task_state import (
     Faulted,
     Finalized,
     Goal,
+    Launched,
     Limits,
     ObjectGone,
     Observed,
@@ -113,6 +115,8 @@ class Rounds:
         self._clock: Final = clock
         self._jobs: Final = Jobs(clock, config.plugin_timeout_s)
         self._quotas: Final = Quotas()
+        self.turns: Final = Turns(config.quotas, self._jobs.wake)
+        """Who may be launched, where quotas bound that."""
         self._runners: Final[dict[str, _Runner]] = {}
         self._shared: Final[dict[str, SharedClusters]] = {}
         self._values: Final[OrderedDict[TaskKey, TaskValues]] = OrderedDict()
@@ -137,6 +141,7 @@ class Rounds:
     async def next_event(self, live: LiveTask, now: datetime) -> Event | None:
         """What happens to the task next; ``None`` when there is nothing to do but wait."""
         state = live.state
+        self.turns.look(live, now)
         if live.must_hold:
             await self._hold(live, now)
         demand = self._demanded(live)
@@ -178,7 +183,9 @@ class Rounds:
         if stage is Stage.CLEANING or stage is Stage.ENDING:
             return True
         runner = self._runners.get(live.state.plugin_id)
-        is_due = stage is Stage.WAITING_FOR_RESOURCES and isinstance(runner, ClusterRunner)
+        is_due = stage is Stage.WAITING_FOR_RESOURCES and (
+            isinstance(runner, ClusterRunner) or self.turns.has_come(live)
+        )
         return is_due or isinstance(runner, WebRunner)
 
     def _must_look(self, live: LiveTask, now: datetime) -> bool:
@@ -204,7 +211,7 @@ class Rounds:
             case Goal.OBSERVE:
                 return await self._runner(live).observe(live, self._context(live, now))
             case Goal.LAUNCH:
-                return await self._runner(live).launch(live, self._context(live, now))
+                return await self._launch(live, now)
             case Goal.COLLECT:
                 return await self._collect(live, now)
             case Goal.FINALIZE:
@@ -255,6 +262,19 @@ class Rounds:
         if isinstance(loaded, LoadedCorePlugin) and loaded.properties.disable_node_level_caching:
             checks_cache = False
         return Admitted(loaded.entry.id, checks_cache=checks_cache)
+
+    async def _launch(self, live: LiveTask, now: datetime) -> Event:
+        """Once it is the task's turn. What can not be launched holds up nobody else."""
+        waits = self.turns.await_turn(live)
+        if waits is not None:
+            return waits
+        event: Event | None = None
+        try:
+            event = await self._runner(live).launch(live, self._context(live, now))
+        finally:
+            if not isinstance(event, Launched):
+                self.turns.give_back(live)
+        return event
 
     async def _look_up_cache(self, live: LiveTask, now: datetime) -> Event:
         if live.action.metadata.annotations.get(CACHE_OVERWRITE_ANNOTATION) == "true":
@@ -325,6 +345,7 @@ class Rounds:
         }
         with contextlib.suppress(NotFoundError):
             live.action = await self._ports.cluster.patch(TASK_ACTION, meta.namespace, meta.name, patch)
+        self.turns.give_back(live)
         self.forget(live.key)
         return Finalized()
 
@@ -434,12 +455,14 @@ class Rounds:
 
     def taken_up(self, live: LiveTask) -> None:
         """A task is driven from now on: what it holds is counted before anybody else gets any."""
+        self.turns.taken_up(live)
         runner = self._web_runner(live)
         if runner is not None:
             runner.taken_up(live)
 
     def let_go(self, live: LiveTask) -> None:
         """A task is not driven any more: nothing is kept of it, and nothing looked at."""
+        self.turns.give_back(live)
         self.forget(live.key)
         runner = self._web_runner(live)
         if runner is not None:

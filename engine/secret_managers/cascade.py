@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Final, Self
 
 from propfan.engine.clock import Clock
@@ -31,7 +32,7 @@ class CascadingSecrets:
 
     @classmethod
     def configured(cls, section: SecretsSection, environ: Mapping[str, str], cluster: Cluster, clock: Clock) -> Self:
-        local = FileEnvSecrets(environ, section.secrets_prefix, section.env_prefix)
+        local = FileEnvSecrets(environ, Path(section.secrets_prefix), section.env_prefix)
         kubernetes = KubernetesSecrets(cluster, clock, section.expiry_s)
         return cls(section, local, kubernetes, SecretScope(section.organization))
 

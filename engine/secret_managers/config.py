@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import enum
-from pathlib import Path
 from typing import Annotated
 
 import msgspec
@@ -31,7 +30,7 @@ class SecretsSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True, re
 
     types: tuple[Place, ...] = (Place.LOCAL,)
     env_prefix: str = "FLYTE_SECRET_"
-    secrets_prefix: Path = Path("/etc/secrets")
+    secrets_prefix: str = "/etc/secrets"
     namespace: Annotated[str, Meta(min_length=1)] = "flyte"
     organization: str = "flyte"
     expiry_s: Annotated[float, Meta(ge=0, le=86_400)] = 300.0

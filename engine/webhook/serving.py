@@ -73,7 +73,7 @@ class Webhook:
         self._registration: Final = Registration(cluster, config, namespace, clock, task_namespaces)
         self._token: Final = _token(config)
         prefix = config.secret_env_var_prefix
-        local = FileEnvSecrets(environ, secrets.secrets_prefix, secrets.env_prefix)
+        local = FileEnvSecrets(environ, Path(secrets.secrets_prefix), secrets.env_prefix)
         served: Mapping[SecretManagerType, SecretSource] = {
             SecretManagerType.GLOBAL: GlobalSource(local, prefix),
             SecretManagerType.K8S: KubernetesSource(self._kubernetes, prefix),
