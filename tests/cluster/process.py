@@ -39,6 +39,14 @@ class Process:
         """Of a program that has ended and was not stopped since; 128 and a signal's number when one ended it."""
         return None if self._keeper is None else self._keeper.poll()
 
+    @property
+    def pid(self) -> int:
+        """Of the program; 0 when it is not running."""
+        if self._keeper is None or not self.is_running:
+            return 0
+        children = Path(f"/proc/{self._keeper.pid}/task/{self._keeper.pid}/children").read_text().split()
+        return int(children[0]) if children else 0
+
     def start(self, *, grace_s: float = 10.0) -> None:
         """Starts the program; its output is appended to the log. ``grace_s`` lies between SIGTERM and SIGKILL."""
         if self.is_running:

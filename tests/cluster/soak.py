@@ -1,157 +1,261 @@
-"""Replicas under a stream of tasks while they and the API server are killed, stopped and restarted.
+"""``python -m tests.cluster.soak --minutes N``: tasks and faults for as long as one likes.
 
-``python -m tests.cluster.soak --minutes 10 --seed 1``: a cluster of its own, three replicas, and every few seconds a
-mishap. At the end every task must have ended right, with one pod per attempt, told once, and nothing may be left over.
+Tasks of every kind of end come at a steady rate and are driven by two replicas on a real API server. Every few
+seconds something breaks: a replica, the API server, its watches, the nodes, pods, tasks that people delete. At the end
+every task must have been told one verdict, and the right one; no object may be left; and the replica that was never
+restarted must not have grown.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
+import os
 import random
+import signal
 import sys
 import tempfile
 import time
-from collections import Counter
-from collections.abc import Sequence
+from collections import Counter, defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Final
 
+import msgspec
+from flyteidl2.common import phase_pb2
+
 from tests.cluster import programs
+from tests.cluster.api import ApiError
 from tests.cluster.control_plane import ControlPlane
-from tests.cluster.replicas import Control, Replica, Tasks, until
+from tests.cluster.replicas import FINAL, Control, Replica, Tasks, until
 from tests.unit.engine.flyte.services import served
 
-REPLICAS: Final = ("a", "b", "c")
-LEASE_S: Final = 5.0
-SHARDS: Final = 16
-END_TIMEOUT_S: Final = 180.0
+SAMPLE_S: Final = 5.0
+SETTLE_S: Final = 240.0
+GROWTH: Final = 1.25
+"""How much larger the steady replica may be in the last quarter than in the second one."""
+DELETED_SHARE: Final = 0.05
+
+ENDS: Final[Mapping[str, tuple[Mapping[str, str], str]]] = {
+    "ok": ({"outcome": "succeeded", "run_for": "2s"}, "SUCCEEDED"),
+    "slow": ({"outcome": "succeeded", "run_for": "20s"}, "SUCCEEDED"),
+    "exits": ({"outcome": "failed", "exit_code": "3"}, "FAILED"),
+    "oom": ({"outcome": "oom-killed", "run_for": "1s"}, "FAILED"),
+    "image": ({"outcome": "image-pull-error"}, "FAILED"),
+}
+"""Wishes for a task's pods, and its verdict. Pods that vanish cost a retry, so none of these lacks any."""
+
+
+class Sample(msgspec.Struct, frozen=True):
+    """What was there at a moment; bytes of the replica that is never restarted."""
+
+    at_s: float
+    resident_bytes: int
+    live: int
+    actions: int
+    pods: int
 
 
 class Soak:
-    """``expected`` is the verdict, and the number of pods, that each run must come to."""
-
-    def __init__(self, cluster: ControlPlane, events: Control, url: str, folder: Path, seed: int) -> None:
+    def __init__(self, cluster: ControlPlane, folder: Path, events_url: str, *, per_s: float, seed: int) -> None:
         self.cluster = cluster
-        self.events = events
-        self.dice = random.Random(seed)
         self.namespace = cluster.create_namespace("soak")
         settings = {
             "namespaces": [self.namespace],
-            "flyte": {"events-url": url},
-            "sharding": {"namespace": self.namespace, "lease-duration-s": LEASE_S},
+            "flyte": {"events-url": events_url},
+            "sharding": {"namespace": self.namespace, "lease-duration-s": 5.0},
+            "plugins": {"k8s": {"image-pull-backoff-grace-period": "2s"}},
+            "max-system-failures": 50,
+            "gc-interval-s": 10.0,
+            "gc-ttl-s": 0.0,
         }
-        self.replicas = [Replica(name, folder, cluster.kubeconfig, settings) for name in REPLICAS]
+        quiet = {"serving": {"log-level": "warning"}}
+        self.steady = Replica("steady", folder, cluster.kubeconfig, {**settings, **quiet})
+        self.victim = Replica("victim", folder, cluster.kubeconfig, {**settings, **quiet})
         self.tasks = Tasks(cluster.api, self.namespace, f"file://{folder}/outputs")
-        self.expected: dict[str, tuple[str, int]] = {}
-        self.mishaps: Counter[str] = Counter()
+        self.random = random.Random(seed)
+        self.per_s = per_s
+        self.submitted: dict[str, str] = {}
+        """Runs, and the verdicts that they shall have."""
+        self.deleted: set[str] = set()
+        self.faults: Counter[str] = Counter()
+        self.samples: list[Sample] = []
+        self.began = time.monotonic()
 
-    def run(self, minutes: float) -> Sequence[str]:
-        """What went wrong."""
-        for replica in self.replicas:
+    def run(self, seconds: float) -> None:
+        for replica in (self.steady, self.victim):
             replica.start()
-        for replica in self.replicas:
+        for replica in (self.steady, self.victim):
             replica.await_ready()
-        ends = time.monotonic() + minutes * 60
-        while time.monotonic() < ends:
-            for _ in range(self.dice.randint(5, 20)):
-                self.submit()
-            name, mishap = self.dice.choice(
-                [("kill", self.kill), ("kill", self.kill), ("hang", self.hang), ("leave", self.leave),
-                 ("API server", self.restart_api_server), ("expire", self.cluster.expire_watches), ("sink", self.sink)]
-            )  # fmt: skip
-            self.mishaps[name] += 1
-            print(f"{ends - time.monotonic():6.0f} s left, {len(self.expected)} tasks, now: {name}", flush=True)
-            mishap()
-            time.sleep(self.dice.uniform(0, 5))
-        return self.judge()
+        self.began = time.monotonic()
+        next_fault = next_sample = self.began + SAMPLE_S
+        faults: Sequence[Callable[[], None]] = (
+            self.kill_replica,
+            self.hang_replica,
+            self.break_api_server,
+            self.expire_watches,
+            self.stop_nodes,
+            self.delete_pods,
+        )
+        with ThreadPoolExecutor(4) as pool:
+            while (now := time.monotonic()) < self.began + seconds:
+                pool.submit(self.submit, len(self.submitted)).result()
+                if now >= next_sample:
+                    self.sample()
+                    next_sample = now + SAMPLE_S
+                if now >= next_fault:
+                    self.random.choice(faults)()
+                    next_fault = time.monotonic() + self.random.uniform(5, 15)
+                time.sleep(max(0.0, 1 / self.per_s - (time.monotonic() - now)))
 
-    def submit(self) -> None:
-        run = f"s{len(self.expected)}"
-        kinds: list[tuple[dict[str, str], int, str, int]] = [
-            ({"run_for": f"{self.dice.uniform(0, 10):.1f}s"}, 0, "Completed", 1),
-            ({"run_for": f"{self.dice.uniform(0, 10):.1f}s"}, 0, "Completed", 1),
-            ({"outcome": "failed"}, 1, "PermanentFailure", 2),
-            ({"outcome": "oom-killed"}, 0, "PermanentFailure", 1),
-        ]
-        wishes, retries, verdict, pods = self.dice.choice(kinds)
-        self.tasks.submit(run, wishes, retries=retries)
-        self.expected[run] = (verdict, pods)
+    def submit(self, number: int) -> None:
+        kind = self.random.choice([*ENDS])
+        wishes, verdict = ENDS[kind]
+        run = f"{kind}{number}"
+        self.submitted[run] = verdict
+        self._persist(lambda: self.tasks.submit(run, wishes))
+        if self.random.random() < DELETED_SHARE:
+            self.deleted.add(run)
+            self._persist(lambda: self.tasks.delete(run))
 
-    # -- Mishaps -----------------------------------------------------------------------------------
+    def _persist(self, call: Callable[[], object]) -> None:
+        """Through outages; what was made by a call without an answer is there already."""
+        deadline = time.monotonic() + SETTLE_S
+        while True:
+            try:
+                call()
+            except ApiError as error:
+                if error.reason == "AlreadyExists":
+                    return
+                if time.monotonic() > deadline:
+                    raise
+            except OSError:
+                if time.monotonic() > deadline:
+                    raise
+            else:
+                return
+            time.sleep(0.2)
 
-    def kill(self) -> None:
-        replica = self.dice.choice(self.replicas)
-        replica.kill()
-        time.sleep(self.dice.uniform(0, 2 * LEASE_S))
-        replica.start()
+    # -- Faults ------------------------------------------------------------------------------------
 
-    def hang(self) -> None:
-        replica = self.dice.choice(self.replicas)
-        if replica.process.is_running:
-            replica.hang()
-            time.sleep(self.dice.uniform(0, 3 * LEASE_S))
-            replica.go_on()
+    def kill_replica(self) -> None:
+        self.faults["replica killed"] += 1
+        self.victim.kill()
+        self.victim.start()
 
-    def leave(self) -> None:
-        replica = self.dice.choice(self.replicas)
-        replica.stop()
-        replica.start()
+    def hang_replica(self) -> None:
+        self.faults["replica hangs"] += 1
+        if self.victim.process.is_running:
+            self.victim.hang()
+            time.sleep(7.0)
+            self.victim.go_on()
 
-    def restart_api_server(self) -> None:
+    def break_api_server(self) -> None:
+        self.faults["API server killed"] += 1
         with self.cluster.without_api_server():
-            time.sleep(self.dice.uniform(0, LEASE_S))
+            time.sleep(1.0)
 
-    def sink(self) -> None:
-        with self.events.down():
-            time.sleep(self.dice.uniform(0, 10))
+    def expire_watches(self) -> None:
+        self.faults["watches expired"] += 1
+        self.cluster.expire_watches()
 
-    # -- What must hold ----------------------------------------------------------------------------
+    def stop_nodes(self) -> None:
+        self.faults["nodes hang"] += 1
+        kwok = self.cluster.processes["kwok"]
+        kwok.signal(signal.SIGSTOP)
+        time.sleep(3.0)
+        kwok.signal(signal.SIGCONT)
 
-    def judge(self) -> Sequence[str]:
-        problems: list[str] = []
-        verdicts = self.tasks.await_all_over(list(self.expected), timeout_s=END_TIMEOUT_S)
-        for run, (verdict, pods) in self.expected.items():
-            if verdicts[run] != verdict:
-                problems.append(f"{run}: {verdicts[run]}, not {verdict}")
-            told = self.events.verdicts(run)
-            if told != ["SUCCEEDED" if verdict == "Completed" else "FAILED"]:
-                problems.append(f"{run}: told as {told}")
-            attempts = self.tasks.get(run)["status"]["attempts"]
-            if attempts != pods:
-                problems.append(f"{run}: {attempts} attempts, not {pods}")
-        until(lambda: sum(r.metric("propfan_shards_owned") for r in self.replicas) == SHARDS, "all shards are owned")
-        until(lambda: sum(r.metric("propfan_tasks") for r in self.replicas) == 0, "no task is live")
-        left = [pod for pod in self.tasks.pods() if pod.rpartition("-a0-")[0] not in self.expected]
-        problems += [f"pod {pod} is nobody's" for pod in left]
-        problems += [
-            f"{replica.process.name} logged a traceback" for replica in self.replicas if "Traceback" in replica.log
-        ]
-        return problems
+    def delete_pods(self) -> None:
+        self.faults["pods deleted"] += 1
+        path = f"/api/v1/namespaces/{self.namespace}/pods"
+        pods = self.tasks.pods()
+        for pod in self.random.sample(pods, min(5, len(pods))):
+            self._persist(lambda pod=pod: self.cluster.api.delete(f"{path}/{pod}"))  # type: ignore[misc]
 
-    def stop(self) -> None:
-        for replica in self.replicas:
-            replica.kill()
+    # -- What is seen ------------------------------------------------------------------------------
+
+    def sample(self) -> None:
+        actions, pods = self.objects()
+        resident = int(Path(f"/proc/{self.steady.process.pid}/statm").read_text().split()[1]) * os.sysconf(
+            "SC_PAGE_SIZE"
+        )
+        live = int(self.steady.metric("propfan_tasks"))
+        self.samples.append(Sample(time.monotonic() - self.began, resident, live, actions, pods))
+
+    def objects(self) -> tuple[int, int]:
+        """TaskActions and pods that are there."""
+        actions = f"/apis/flyte.org/v1/namespaces/{self.namespace}/taskactions"
+        return len(self.cluster.api.list(actions)), len(self.tasks.pods())
+
+    def problems(self, events: Control) -> list[str]:
+        """What is not as it must be, once everything has had its time to end."""
+        found = []
+        try:
+            until(lambda: self.objects() == (0, 0), "no task and no pod is left", timeout_s=SETTLE_S)
+        except TimeoutError:
+            found.append(f"(TaskActions, pods) left: {self.objects()}")
+        verdicts: dict[str, set[tuple[int, str]]] = defaultdict(set)
+        for event in events.events:
+            name = phase_pb2.ActionPhase.Name(event.phase).removeprefix("ACTION_PHASE_")
+            if name in FINAL:
+                verdicts[event.id.run.name].add((event.attempt, name))
+        for run, wanted in self.submitted.items():
+            told = sorted(name for _, name in verdicts[run])
+            is_right = told == [wanted] or (run in self.deleted and told in ([], ["ABORTED"]))
+            if not is_right:
+                found.append(f"{run}: told {told}, not {wanted}")
+        if not self.steady.process.is_running:
+            found.append("the steady replica has ended")
+        quarter = len(self.samples) // 4
+        if quarter:
+            early = max(sample.resident_bytes for sample in self.samples[quarter : 2 * quarter])
+            late = max(sample.resident_bytes for sample in self.samples[-quarter:])
+            if late > GROWTH * early:
+                found.append(f"the steady replica grew from {early / 1e6:.0f} to {late / 1e6:.0f} MB")
+        found += [f"{log}: Traceback" for log in ("steady", "victim") if "Traceback" in getattr(self, log).log]
+        return found
 
 
-def main(arguments: Sequence[str]) -> int:
-    parser = argparse.ArgumentParser(prog="python -m tests.cluster.soak", description=__doc__)
-    parser.add_argument("--minutes", type=float, default=5.0)
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m tests.cluster.soak", description="Tasks amid faults.")
+    parser.add_argument("--minutes", type=float, default=5.0, help="default: %(default)s")
+    parser.add_argument("--rate", type=float, default=5.0, help="tasks per second; default: %(default)s")
     parser.add_argument("--seed", type=int, default=0)
-    options = parser.parse_args(arguments)
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write all samples there")
+    options = parser.parse_args()
     for module in programs.CLUSTER_MODULES:
         programs.build(module)
-    folder = Path(tempfile.mkdtemp(prefix="propfan-soak-"))
     events = Control()
-    with ControlPlane(folder / "cluster") as cluster, served(events.app) as url:
-        soak = Soak(cluster, events, url, folder, options.seed)
-        try:
-            problems = soak.run(options.minutes)
-        finally:
-            soak.stop()
-    print(f"{len(soak.expected)} tasks, mishaps: {dict(soak.mishaps)}, logs in {folder}")
-    print("\n".join(problems) or "all well")
+    with tempfile.TemporaryDirectory(prefix="propfan-soak-") as name, served(events.app) as url:
+        folder = Path(name)
+        with ControlPlane(folder / "cluster") as cluster:
+            soak = Soak(cluster, folder, url, per_s=options.rate, seed=options.seed)
+            try:
+                soak.run(60 * options.minutes)
+                problems = soak.problems(events)
+            finally:
+                soak.steady.stop()
+                soak.victim.stop()
+    if options.json:
+        options.json.write_bytes(msgspec.json.encode(soak.samples))
+    sizes = [sample.resident_bytes / 1e6 for sample in soak.samples]
+    figures = {
+        "minutes": options.minutes,
+        "tasks": len(soak.submitted),
+        "deleted": len(soak.deleted),
+        "faults": dict(soak.faults),
+        "resident MB": {"first": round(sizes[0]), "most": round(max(sizes)), "last": round(sizes[-1])} if sizes else {},
+        "most TaskActions": max((sample.actions for sample in soak.samples), default=0),
+        "most pods": max((sample.pods for sample in soak.samples), default=0),
+        "problems": len(problems),
+    }
+    print(json.dumps(figures, indent=2))
+    for problem in problems:
+        print(problem, file=sys.stderr)
     return 1 if problems else 0
 
 
 if __name__ == "__main__":
-    raise SystemExit(main(sys.argv[1:]))
+    raise SystemExit(main())
