@@ -24,7 +24,7 @@ SOURCES := pyproject.toml setup.py $(wildcard _speedups/*.py _speedups/*.pyx _sp
 help: ## Show this list
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
 
-demo: $(INSTALLED) ## Run tasks on this machine and show what happens
+demo: $(INSTALLED) ## Run a pipeline of the Flyte SDK on a control plane on this machine
 	$(BIN)/python -m examples.demo
 
 test: $(INSTALLED) ## Run all tests; those that miss a tool say so and are skipped
