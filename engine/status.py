@@ -64,20 +64,24 @@ class _Saved(msgspec.Struct, frozen=True, omit_defaults=True):
     attempt_errors: tuple[str, ...] = ()
     plugin_data: PluginData | None = None
     unsent: tuple[TaskEvent, ...] = ()
+    writer: int = 0
 
 
-_SAVED_FIELDS: Final = tuple(name for name in _Saved.__struct_fields__ if name != "unsent")
+_SAVED_FIELDS: Final = tuple(name for name in _Saved.__struct_fields__ if name not in ("unsent", "writer"))
 _saved_values: Final = operator.attrgetter(*_SAVED_FIELDS)
 _encoder: Final = msgspec.json.Encoder()
 _decoder: Final = msgspec.json.Decoder(_Saved)
 
 
-def to_patch(state: TaskState, run_action: str, now: datetime, unsent: Sequence[TaskEvent] = ()) -> Mapping[str, Any]:
+def to_patch(
+    state: TaskState, run_action: str, now: datetime, unsent: Sequence[TaskEvent] = (), *, writer: int = 0
+) -> Mapping[str, Any]:
     """The merge patch of the status sub-resource.
 
     Args:
         run_action: ``<run>/<action>``, for the observability field.
         unsent: Events that the control plane has not acknowledged; they are sent again after a restart.
+        writer: Signs the private part; ``writer_of`` tells it again. 0 leaves it unsigned.
     """
     saved = dict(zip(_SAVED_FIELDS, _saved_values(state), strict=True))
     attempt_errors = tuple([readable(text, _NOTE_CHARS) for text in state.attempt_errors])
@@ -95,7 +99,7 @@ def to_patch(state: TaskState, run_action: str, now: datetime, unsent: Sequence[
     return {
         "status": {
             "stateJson": _encoder.encode(observability).decode(),
-            "pluginState": _encoder.encode(_Saved(**saved, unsent=_shortened(unsent))),
+            "pluginState": _encoder.encode(_Saved(**saved, unsent=_shortened(unsent), writer=writer)),
             "pluginStateVersion": STATE_VERSION,
             "pluginPhase": phase,
             "pluginPhaseVersion": min(state.phase_version, _INT32),
@@ -175,6 +179,23 @@ def load(action: TaskAction, limits: Limits) -> tuple[TaskState, Sequence[TaskEv
         raise DecodeError(f"TaskAction {fresh.task}", f"status.pluginState: {error}") from error
     private = {name: getattr(saved, name) for name in _SAVED_FIELDS}
     return msgspec.structs.replace(fresh, **public, **private, phase=phase), saved.unsent
+
+
+class _Signed(msgspec.Struct, frozen=True):
+    writer: int = 0
+
+
+_signature_decoder: Final = msgspec.json.Decoder(_Signed)
+
+
+def writer_of(plugin_state: bytes | None, version: int) -> int:
+    """Who signed the private part of a status; 0 when nobody did, or it is not ours."""
+    if version != STATE_VERSION or not plugin_state:
+        return 0
+    try:
+        return _signature_decoder.decode(plugin_state).writer
+    except (msgspec.DecodeError, RecursionError):
+        return 0
 
 
 def is_foreign(action: TaskAction) -> bool:

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 import msgspec
 
-from propfan.engine import machine
+from propfan.engine import machine, status
 from propfan.engine.cluster import POD, ObservedObject
-from propfan.engine.status import STATE_VERSION
 from propfan.engine.task_events import Identity, TaskEvent
 from propfan.engine.task_state import Stage, TaskState
 from propfan.pluginmachinery.errors import DecodeError
@@ -49,8 +49,8 @@ class LiveTask:
             also one of a task that is over.
         loaded_version: resourceVersion that ``state`` was first read from.
         shard: The one it belongs to; 0 where tasks are not spread over replicas.
-        own_status: What tells the status that was read at first, or written last; see ``is_own_status``.
-        tried: The same of a status that is being written, or whose write failed: it may have been applied.
+        writer: Signs every status that is written for it from here. A number of its own, and not the engine's:
+            an engine that lets a task go and takes it up again is another one to it.
         is_leaving: Another replica is to drive it: no round begins any more.
         news: What Events told of its object and was not told on yet.
         must_hold: It may have reserved its cache key before this engine began to drive it.
@@ -60,9 +60,9 @@ class LiveTask:
     """
 
     __slots__ = (
-        "action", "failed_writes", "identity", "is_busy", "is_confirmed", "is_dropped", "is_leaving", "is_missing",
+        "_first_mark", "action", "failed_writes", "identity", "is_busy", "is_confirmed", "is_dropped", "is_leaving", "is_missing",
         "is_publishing", "is_queued", "is_unheard", "is_writing", "job", "key", "loaded_version", "must_hold", "must_look", "news", "object",
-        "object_was_deleted", "own_status", "persisted", "pods", "revision", "shard", "state", "tried", "unsent", "wake_at", "write_at",
+        "object_was_deleted", "persisted", "pods", "revision", "shard", "state", "unsent", "wake_at", "write_at", "writer",
         "written_at",
     )  # fmt: skip
 
@@ -88,8 +88,8 @@ class LiveTask:
         self.failed_writes = 0
         self.is_confirmed = False
         self.loaded_version: Final = version_of(action)
-        self.own_status = mark_of(action)
-        self.tried: int | None = None
+        self.writer: Final = secrets.randbits(63)
+        self._first_mark: Final = _private_status(action).mark
         self.is_leaving = False
         self.is_unheard = False
         self.must_hold = False
@@ -134,9 +134,12 @@ class LiveTask:
             self.action = answer
 
     def is_own_status(self, seen: ObservedObject) -> bool:
-        """Whether the status there was written by this engine, as far as it knows, and by nobody after it."""
-        mark = mark_of(seen)
-        return mark in (self.own_status, self.tried)
+        """Whether nobody else has written the status since this engine took the task up.
+
+        Told by the signature: of several writes that were not answered, any may have been applied.
+        """
+        found = _private_status(seen)
+        return found.writer == self.writer or found.mark == self._first_mark
 
     def seen_pods(self) -> Mapping[str, bytes] | None:
         """The task's pods by name, as watches showed them; ``None`` where none does."""
@@ -166,6 +169,15 @@ class _PrivateStatus(msgspec.Struct, frozen=True, rename="camel"):
     plugin_state: bytes | None = None
     plugin_state_version: int = 0
 
+    @property
+    def mark(self) -> int:
+        """Tells it from any other."""
+        return hash((self.plugin_state, self.plugin_state_version))
+
+    @property
+    def writer(self) -> int:
+        return status.writer_of(self.plugin_state, self.plugin_state_version)
+
 
 class _PrivatePart(msgspec.Struct, frozen=True):
     status: _PrivateStatus = _PrivateStatus()
@@ -174,17 +186,11 @@ class _PrivatePart(msgspec.Struct, frozen=True):
 _private_decoder: Final = msgspec.json.Decoder(_PrivatePart)
 
 
-def mark_of(action: ObservedObject) -> int:
-    """Tells one executor's private part of a status from any other."""
+def _private_status(action: ObservedObject) -> _PrivateStatus:
     try:
-        status = _private_decoder.decode(action.raw).status
+        return _private_decoder.decode(action.raw).status
     except (msgspec.DecodeError, RecursionError):
-        return 0
-    return mark(status.plugin_state, status.plugin_state_version)
-
-
-def mark(plugin_state: bytes | None, version: int = STATE_VERSION) -> int:
-    return hash((plugin_state, version))
+        return _PrivateStatus()
 
 
 _decoder: Final = msgspec.json.Decoder(TaskAction)

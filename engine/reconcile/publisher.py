@@ -20,7 +20,7 @@ from propfan.engine import status
 from propfan.engine.clock import Clock
 from propfan.engine.cluster import TASK_ACTION, Cluster, ObservedObject
 from propfan.engine.config import EngineConfig
-from propfan.engine.reconcile.live_task import LiveTask, mark, version_of
+from propfan.engine.reconcile.live_task import LiveTask, version_of
 from propfan.engine.reconcile.timers import Timers
 from propfan.engine.task_events import EventSink, NotAllRecordedError, TaskEvent
 from propfan.engine.task_state import DELAY_BACKOFF
@@ -210,9 +210,9 @@ class Publisher:
             return
         revision = live.revision
         identity = live.identity
-        patch = status.to_patch(live.state, f"{identity.run}/{identity.action}", self._clock.now(), live.unsent)
+        run_action = f"{identity.run}/{identity.action}"
+        patch = status.to_patch(live.state, run_action, self._clock.now(), live.unsent, writer=live.writer)
         version = live.action.metadata.resource_version
-        live.tried = mark(patch["status"]["pluginState"])
         try:
             answer = await self._cluster.patch(
                 TASK_ACTION, *live.key, patch, subresource="status", resource_version=version
@@ -228,7 +228,6 @@ class Publisher:
             self._retry(live, error)
             return
         live.learn_action(answer)
-        live.own_status, live.tried = live.tried, None
         live.failed_writes = 0
         live.written_at = self._clock.now()
         live.is_writing = False

@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from collections.abc import Mapping
 from datetime import timedelta
 from typing import Any
 
 import anyio
+import msgspec
 import pytest
 
+from propfan.engine import status
 from propfan.engine.cluster import TASK_ACTION, ObjectMeta, ObservedObject
 from propfan.engine.config import EngineConfig
-from propfan.engine.reconcile.live_task import LiveTask, TaskKey, identity_of
+from propfan.engine.reconcile.live_task import LiveTask, TaskKey, decode, identity_of
 from propfan.engine.reconcile.publisher import Publisher, Signal
 from propfan.engine.reconcile.timers import Timers
 from propfan.engine.task_state import Limits, TaskState
+from propfan.pluginmachinery.errors import ConflictError, UnavailableError
+from propfan.pluginmachinery.phases import ZERO_TIME
 from tests.simulation.virtual_time import VirtualClock, VirtualLoop
 
 pytestmark = pytest.mark.anyio
@@ -36,16 +41,17 @@ class Desk:
         clock = VirtualClock(loop)
         self.began_s = loop.time()
         self.written_s: list[float] = []
+        self.overtaken_by: list[ObservedObject] = []
         self.timers: Timers[LiveTask] = Timers(clock, self.due, lambda _: True)
         self.publisher = Publisher(
-            self,  # type: ignore[arg-type]  # of a cluster it only uses patch
+            self,  # type: ignore[arg-type]  # of a cluster it only uses patch and get
             self,
             EngineConfig(status_linger_s=0.05),
             clock,
             self.timers,
             on_written=lambda _: None,
             on_vanished=lambda _: None,
-            on_overtaken=lambda _, __: None,
+            on_overtaken=lambda _, found: self.overtaken_by.append(found),
         )
         action = ObservedObject(TASK_ACTION, ObjectMeta(name="a", namespace="n", resource_version="1"), b"{}")
         state = TaskState("n/a", Limits(), clock.now())
@@ -76,6 +82,68 @@ class Desk:
             await anyio.sleep(10.0)
             tasks.cancel_scope.cancel()
         return self.written_s
+
+
+class ShakyDesk(Desk):
+    """Keeps the TaskAction, refuses writes over what it has not shown, and answers the first ones as told.
+
+    Args:
+        fates: Of the first writes: ``refused``, or ``unheard`` when it is applied and the answer is lost.
+    """
+
+    def __init__(self, *fates: str) -> None:
+        super().__init__()
+        self._fates = list(fates)
+        self.there = self.live.action
+
+    def put(self, status: Mapping[str, Any]) -> None:
+        version = str(int(self.there.metadata.resource_version) + 1)
+        metadata = ObjectMeta(name="a", namespace="n", resource_version=version)
+        self.there = ObservedObject(
+            TASK_ACTION, metadata, msgspec.json.encode({"metadata": metadata, "status": status})
+        )
+
+    async def get(self, *_: object) -> ObservedObject:
+        return self.there
+
+    async def patch(self, *path: object, **options: object) -> ObservedObject:
+        fate = self._fates.pop(0) if self._fates else ""
+        if fate == "refused":
+            raise UnavailableError("TaskAction n/a", "down")
+        if options["resource_version"] != self.there.metadata.resource_version:
+            raise ConflictError("TaskAction n/a", "changed")
+        patch = path[-1]
+        assert isinstance(patch, Mapping)
+        self.put(patch["status"])
+        if fate == "unheard":
+            raise UnavailableError("TaskAction n/a", "timeout")
+        return self.there
+
+    def change(self, *, urgent: bool = False) -> None:
+        self.live.state = msgspec.structs.replace(self.live.state, tries=self.live.state.tries + 1)
+        super().change(urgent=urgent)
+
+
+@pytest.mark.parametrize(
+    "fates",
+    [["unheard"], ["unheard", "refused"], ["refused", "unheard", "refused", "refused"], ["", "unheard", "refused"]],
+    ids=" ".join,
+)
+async def test_a_write_whose_answer_was_lost_is_never_taken_for_that_of_another_engine(fates: list[str]) -> None:
+    desk = ShakyDesk(*fates)
+    await desk.run(1.0, 0.1, 0.1, 0.1, 0.1)
+    assert desk.overtaken_by == []
+    assert desk.live.is_durable
+    assert status.load(decode(desk.there), Limits())[0].tries == 5
+
+
+async def test_what_another_engine_wrote_counts_though_it_is_this_one_in_an_earlier_life() -> None:
+    desk = ShakyDesk()
+    earlier = LiveTask(desk.live.key, desk.there, desk.live.state, desk.live.identity)
+    desk.put(status.to_patch(earlier.state, "r/a", ZERO_TIME, writer=earlier.writer)["status"])
+    await desk.run(1.0)
+    assert desk.overtaken_by == [desk.there]
+    assert earlier.is_own_status(desk.there)
 
 
 async def test_first_change_waits_for_others() -> None:

@@ -183,7 +183,7 @@ async def test_a_status_that_another_engine_wrote_is_never_overwritten() -> None
         }
         mine = msgspec.json.decode((await it.truth.get(TASK_ACTION, "default", "r1-a0")).raw)["status"]
         stage = msgspec.json.decode(msgspec.json.decode(f'"{mine["pluginState"]}"'.encode(), type=bytes))
-        theirs = msgspec.json.encode({**stage, "stage": "Ending", "outcome": "Completed"})
+        theirs = msgspec.json.encode({**stage, "stage": "Ending", "outcome": "Completed", "writer": 1})
         verdict = {"pluginState": theirs, "pluginPhase": "PhaseSuccess", "conditions": [final]}
         await it.truth.patch(TASK_ACTION, "default", "r1-a0", {"status": verdict}, subresource="status")
         await it.move("r1-a0-0", "Failed", "Exit1")
