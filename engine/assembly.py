@@ -12,6 +12,7 @@ import structlog
 from propfan.engine.clock import Clock
 from propfan.engine.cluster import Cluster, Kind
 from propfan.engine.config import EngineConfig
+from propfan.engine.crd_schemas import ClusterCrdSchemas
 from propfan.engine.pod_templates import WatchedPodTemplates
 from propfan.engine.reconcile.live_task import LiveTask
 from propfan.engine.reconcile.reconciler import Reconciler
@@ -69,7 +70,8 @@ def lay(
     secrets = CascadingSecrets.configured(config.secrets, os.environ, cluster, clock)
     pod_templates = WatchedPodTemplates(cluster, config.namespace, config.namespaces)
     registry = registry or installed_plugins(config)
-    setup = SetupContext(k8s, logs, secrets, pod_templates, config.plugins, dict(os.environ))
+    crds = ClusterCrdSchemas(cluster, clock)
+    setup = SetupContext(k8s, logs, secrets, pod_templates, config.plugins, dict(os.environ), crds=crds)
     for problem in registry.load(setup):
         logger.error("plugin can not be loaded", plugin=problem.plugin, error=str(problem))
     store = store or ObjectStore(config.storage.with_environment(os.environ))
@@ -108,6 +110,7 @@ def reconciler(
         config.max_payload_bytes,
         config.default_service_account,
         config.sharding.shards if shards is not None else 0,
+        config.quotas,
     )
     made = rounds(foundation.registry, ports, cache, config, foundation.k8s, clock)
     return Reconciler(

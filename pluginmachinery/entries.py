@@ -36,10 +36,10 @@ class CrdSchemas(Protocol):
             path: From the object's root, e.g. ``spec.driver.template``.
 
         Returns:
-            ``False`` also when the cluster does not serve that kind in that version.
+            ``False`` also when the cluster does not serve that kind in that version, or nobody may look.
 
         Raises:
-            ApiError: the definition can not be read now.
+            ApiError, DecodeError: the definition can not be read now.
         """
         ...
 
@@ -92,6 +92,9 @@ WebPlugin = AsyncWebPlugin[Any] | SyncWebPlugin
 WebLoader = WebPlugin | Callable[[SetupContext], WebPlugin]
 
 
+Sections = Mapping[str, Mapping[str, Any]]
+
+
 class KubernetesPluginEntry(msgspec.Struct, frozen=True, kw_only=True):
     """A plugin whose tasks are one Kubernetes object each: exactly one of ``load`` and ``load_cluster``.
 
@@ -102,6 +105,8 @@ class KubernetesPluginEntry(msgspec.Struct, frozen=True, kw_only=True):
         load: The plugin, or what makes it (its class will do).
         load_cluster: Likewise, for jobs on a shared cluster.
         cluster_watched: Kind of that cluster.
+        probes_definition: Whether, under these sections below ``plugins``, the plugin asks ``SetupContext.crds`` about the
+            ``watched`` kind: the engine wants the right to read that one definition then.
         is_default: Also runs task types that no plugin serves; at most one plugin may.
     """
 
@@ -111,6 +116,7 @@ class KubernetesPluginEntry(msgspec.Struct, frozen=True, kw_only=True):
     load: KubernetesLoader | None = None
     load_cluster: ClusterLoader | None = None
     cluster_watched: Kind | None = None
+    probes_definition: Callable[[Sections], bool] | None = None
     is_default: bool = False
 
 

@@ -24,6 +24,7 @@ from propfan.pluginmachinery.entries import (
     LoadedPlugin,
     LoadedWebPlugin,
     PluginEntry,
+    Sections,
     SetupContext,
     WebPluginEntry,
 )
@@ -115,6 +116,11 @@ class Registry:
         found = [entry for entry in self._entries.values() if isinstance(entry, KubernetesPluginEntry)]
         shared = [entry.cluster_watched for entry in found if entry.cluster_watched is not None]
         return frozenset([*(entry.watched for entry in found), *shared])
+
+    def probed(self, sections: Sections) -> frozenset[Kind]:
+        """Kinds whose definitions plugins ask about under these sections below ``plugins``."""
+        found = [entry for entry in self._entries.values() if isinstance(entry, KubernetesPluginEntry)]
+        return frozenset(entry.watched for entry in found if _probes(entry, sections))
 
     def register(self, entry: PluginEntry) -> None:
         """Adds a plugin; an instance is checked at once, what makes one when it is loaded.
@@ -263,6 +269,13 @@ class Registry:
         if plugin not in self._entries:
             known = ", ".join(sorted(self._entries)) or "none"
             raise ConfigError(field, f"there is no plugin '{plugin}'; registered are: {known}")
+
+
+def _probes(entry: KubernetesPluginEntry, sections: Sections) -> bool:
+    try:
+        return entry.probes_definition is not None and entry.probes_definition(sections)
+    except ConfigError:  # loading the plugin says what is wrong, and it asks nothing then
+        return False
 
 
 def _origin(point: metadata.EntryPoint) -> str:

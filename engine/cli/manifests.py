@@ -62,8 +62,8 @@ def manifests(
         settings = config_files.merged(config_file, overrides)
         config.webhook.check()
         k8s = decode_config(K8sConfig, config.plugins.get("k8s"), "plugins.k8s")
-        kinds = assembly.installed_plugins(config).kinds
-        needed = preflight.needed_rights(config, k8s, kinds, config.sharding.namespace or namespace, namespace)
+        registry = assembly.installed_plugins(config)
+        needed = preflight.needed_rights(config, k8s, registry, config.sharding.namespace or namespace, namespace)
     except PropfanError as error:
         fail(error)
     installation = documents.Installation(

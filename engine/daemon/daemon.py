@@ -132,7 +132,7 @@ class Daemon:
             )
             lease_namespace = config.sharding.namespace or cluster.namespace or "default"
             needed = preflight.needed_rights(
-                config, parts.k8s, parts.registry.kinds, lease_namespace, cluster.namespace or "default"
+                config, parts.k8s, parts.registry, lease_namespace, cluster.namespace or "default"
             )
             await preflight.check_rights(cluster, needed, user)
             await stack.enter_async_context(self._webhook(seen_cluster, cluster.namespace or "default"))

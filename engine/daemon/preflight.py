@@ -11,6 +11,7 @@ import structlog
 
 from propfan.engine.cluster import EVENT, POD, POD_TEMPLATE, TASK_ACTION, Kind
 from propfan.engine.config import EngineConfig
+from propfan.engine.crd_schemas import DEFINITION, definition_name
 from propfan.engine.daemon.leases import LEASE
 from propfan.engine.secret_managers.config import Place
 from propfan.engine.secret_managers.kubernetes import SECRET
@@ -24,6 +25,7 @@ from propfan.pluginmachinery.errors import (
     UnauthorizedError,
     UnavailableError,
 )
+from propfan.pluginmachinery.registry import Registry
 
 if TYPE_CHECKING:
     from propfan.engine.kubernetes.cluster import KubernetesCluster
@@ -81,19 +83,21 @@ async def check_definitions(cluster: KubernetesCluster) -> None:
 
 
 def needed_rights(
-    config: EngineConfig, k8s: K8sConfig, kinds: Iterable[Kind], lease_namespace: str, own_namespace: str = ""
+    config: EngineConfig, k8s: K8sConfig, registry: Registry, lease_namespace: str, own_namespace: str = ""
 ) -> Sequence[Right]:
     """Everything that ``propfan serve`` does in a cluster under these settings.
 
     Args:
-        kinds: Of the objects that plugins make.
+        registry: The plugins that are enabled.
         own_namespace: Of the daemon itself; that of the Leases when empty.
     """
-    found = set(rights(kinds, config.namespaces, lease_namespace))
+    found = set(rights(registry.kinds, config.namespaces, lease_namespace))
     if config.namespaces:  # its PodTemplates serve all others too
         found |= {_right(POD_TEMPLATE, verb, config.namespace) for verb in ("list", "watch")}
     if k8s.send_object_events:
         found |= set(event_rights(config.namespaces))
+    for kind in registry.probed(config.plugins):
+        found.add(Right(DEFINITION.group, DEFINITION.plural, "get", "", definition_name(kind)))
     if Place.KUBERNETES in config.secrets.types:
         found.add(_right(SECRET, "get", config.secrets.namespace))
     if config.webhook.enabled:
@@ -191,8 +195,11 @@ def rules(lacking: Sequence[Right]) -> str:
 
 
 async def check_rights(cluster: KubernetesCluster, needed: Sequence[Right], user: str) -> None:
-    """Raises ``ConfigError`` with the rules to add."""
-    lacking = await missing(cluster, needed)
+    """Raises ``ConfigError`` with the rules to add; without those to read definitions plugins only know less."""
+    all_lacking = await missing(cluster, needed)
+    lacking = [right for right in all_lacking if right.resource != DEFINITION.plural]
+    if unread := [right for right in all_lacking if right.resource == DEFINITION.plural]:
+        logger.warning("plugins can not see what their operators take", user=user, add=rules(unread))
     if lacking:
         first = lacking[0]
         what = f"'{first.verb}' {first.resource}" + (f" of {first.group}" if first.group else "")

@@ -9,13 +9,13 @@ import anyio
 import structlog
 
 from propfan.pluginmachinery.entries import CrdSchemas
-from propfan.pluginmachinery.errors import ApiError
+from propfan.pluginmachinery.errors import ApiError, DecodeError
 from propfan.plugins.spark.application import SPARK_APPLICATION
 
 FIELD: Final = "spec.driver.template"
 
 ASK_AGAIN_AFTER: Final = timedelta(minutes=1)
-"""An operator may be upgraded while the engine runs; one small request a minute is no load for an API server."""
+"""An operator may be upgraded while the engine runs; one request a minute is no load for an API server."""
 
 logger = structlog.get_logger(__name__)
 
@@ -49,7 +49,7 @@ class PodTemplateSupport:
         try:
             with anyio.fail_after(self._timeout_s):
                 self._answer = await self._crds.has_field(SPARK_APPLICATION, FIELD)
-        except (TimeoutError, ApiError) as error:
+        except (TimeoutError, ApiError, DecodeError) as error:
             logger.warning(
                 "can not see whether the Spark operator takes pod templates",
                 error=str(error) or f"no answer within {self._timeout_s:g} s",

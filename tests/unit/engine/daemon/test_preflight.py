@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import anyio
+import msgspec
 import pytest
+import structlog.testing
 
 from propfan.engine.cluster import POD, TASK_ACTION, Kind
+from propfan.engine.config import EngineConfig
 from propfan.engine.daemon import preflight
 from propfan.engine.daemon.preflight import Right
 from propfan.engine.kubernetes.cluster import AccessReview
+from propfan.pluginmachinery import entries
+from propfan.pluginmachinery.config import K8sConfig, decode_config
 from propfan.pluginmachinery.errors import (
     ApiError,
     ConfigError,
@@ -19,10 +25,16 @@ from propfan.pluginmachinery.errors import (
     UnauthorizedError,
     UnavailableError,
 )
+from propfan.pluginmachinery.kubernetes_plugin import KubernetesPlugin
+from propfan.pluginmachinery.registry import Registry, SetupContext
 
 pytestmark = pytest.mark.anyio
 
 RAY = Kind("ray.io", "v1", "RayJob", "rayjobs")
+
+
+class Section(msgspec.Struct):
+    asks: bool = True
 
 
 class Server:
@@ -106,6 +118,43 @@ async def test_missing_rights_are_told_as_rules() -> None:
         "# rules of a Role in namespace a",
         '- {apiGroups: [""], resources: [pods], verbs: [create, patch]}',
     ]
+
+
+def never_loaded(_: SetupContext) -> KubernetesPlugin:
+    raise AssertionError("nobody loads it here")
+
+
+def reads(sections: Mapping[str, Any]) -> set[Right]:
+    """The rights to definitions, with a plugin that asks about RayJobs when its section says so."""
+    registry = Registry()
+    entry = entries.KubernetesPluginEntry(
+        id="ray",
+        task_types=("ray",),
+        watched=RAY,
+        load=never_loaded,
+        probes_definition=lambda given: decode_config(Section, given.get("ray"), "plugins.ray").asks,
+    )
+    registry.register(entry)
+    config = EngineConfig(plugins=dict(sections))
+    needed = preflight.needed_rights(config, K8sConfig(), registry, "leases")
+    return {right for right in needed if right.resource == "customresourcedefinitions"}
+
+
+def test_a_definition_is_read_only_for_a_plugin_that_asks_about_it() -> None:
+    right = Right("apiextensions.k8s.io", "customresourcedefinitions", "get", "", "rayjobs.ray.io")
+    assert reads({}) == {right}
+    assert reads({"ray": {"asks": False}}) == set()
+    assert reads({"ray": {"asks": "what?"}}) == set()
+
+
+async def test_a_definition_that_may_not_be_read_stops_nothing() -> None:
+    server: Any = Server(lacking={("get", "customresourcedefinitions", "")})
+    with structlog.testing.capture_logs() as logs:
+        await preflight.check_rights(server, sorted(reads({})), "me")
+    [warning] = [log for log in logs if log["log_level"] == "warning"]
+    assert warning["add"].endswith(
+        "resources: [customresourcedefinitions], resourceNames: [rayjobs.ray.io], verbs: [get]}"
+    )
 
 
 async def test_a_server_that_does_not_review_is_trusted() -> None:
