@@ -13,6 +13,7 @@ from google.protobuf.message import DecodeError as ProtobufDecodeError
 
 from propfan.engine import sharding
 from propfan.engine.cluster import POD, Cluster
+from propfan.engine.resources.config import QuotasSection
 from propfan.engine.secret_managers.cascade import CascadingSecrets
 from propfan.engine.task_state import TaskState
 from propfan.pluginmachinery import iopaths, metadata, object_metadata, readers
@@ -44,6 +45,8 @@ class Ports(msgspec.Struct, frozen=True):
     default_service_account: str
     shard_count: int = 0
     """Objects wear the shard of their task where there are any."""
+    quotas: QuotasSection = QuotasSection()
+    """Objects wear the labels of their task's queue."""
     known_facts: dict[bytes, TemplateFacts] = msgspec.field(default_factory=dict)
     """By serialised template: what runs at one time has few different ones."""
 
@@ -95,10 +98,12 @@ class TaskValues:
             made = metadata.task_metadata(
                 self.action, None, attempt=self.attempt, default_service_account=account, facts=self._facts()
             )
+            more = dict(self._ports.quotas.labels_of(self.action.metadata.labels))
             if self._ports.shard_count:
                 shard = sharding.shard_of(made.namespace, self.action.spec.run_name, self._ports.shard_count)
-                labels = {**made.labels, sharding.SHARD_LABEL: str(shard)}
-                made = msgspec.structs.replace(made, labels=labels)
+                more[sharding.SHARD_LABEL] = str(shard)
+            if more:
+                made = msgspec.structs.replace(made, labels={**made.labels, **more})
             self._metadata = made
         return self._metadata
 

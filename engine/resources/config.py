@@ -65,3 +65,15 @@ class QuotasSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True, ren
         caps += [quota.max_running for quota in self.projects.values()]
         caps += [quota.max_running for quota in self.domains.values()]
         return any(cap is not None for cap in caps)
+
+    def queue_of(self, labels: Mapping[str, str]) -> str:
+        """The queue that a TaskAction's labels name."""
+        named = (labels[name] for name in self.queue_labels if labels.get(name))
+        return next(named, self.default_queue)
+
+    def labels_of(self, labels: Mapping[str, str]) -> Mapping[str, str]:
+        """What objects of such a TaskAction wear for its queue. The TaskAction's own labels go first."""
+        queue = self.queues.get(self.queue_of(labels)) if self.queues else None
+        if queue is None:
+            return {}
+        return {name: value for name, value in queue.labels.items() if name not in labels}

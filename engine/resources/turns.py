@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from datetime import datetime
+from functools import partial
 from typing import Final
 
 import msgspec
@@ -54,6 +55,8 @@ class Turns:
         self._shares: Final = Shares(config)
         self._wake: Final = wake
         self._elsewhere: Final[dict[TaskKey, str]] = {}
+        self._returning: Final[dict[TaskKey, LiveTask]] = {}
+        """Tasks that waited when another engine drove them, or this one before a restart."""
 
     def await_turn(self, live: LiveTask) -> Postponed | None:
         """``None`` when the task may be launched; otherwise why it can not be now."""
@@ -62,7 +65,7 @@ class Turns:
         token = live.identity.uid
         if live.object is not None:  # launched by an engine that died before it wrote that down
             self._shares.hold(token, self._demand(live))
-        if self._shares.ask(token, self._demand(live), lambda: self._wake(live)):
+        if self._shares.ask(token, self._demand(live), partial(self._wake, live)):
             return None
         return Postponed(self._shares.why(token), self._config.tell_again_s)
 
@@ -81,6 +84,10 @@ class Turns:
             self._shares.hold(live.identity.uid, self._demand(live))
         else:
             self._shares.give_back(live.identity.uid)
+            if stage is Stage.WAITING_FOR_RESOURCES:
+                self._returning[live.key] = live
+                if not self._shares.is_paused:
+                    self._line_up()
 
     def look(self, live: LiveTask, now: datetime) -> None:
         """Gives back what a task does not need any more in the stage that it has come to."""
@@ -95,6 +102,7 @@ class Turns:
     def give_back(self, live: LiveTask) -> None:
         """The task runs nothing, or is not driven here any more."""
         if self._is_on:
+            self._returning.pop(live.key, None)
             self._shares.give_back(live.identity.uid)
 
     def pause(self) -> None:
@@ -104,7 +112,16 @@ class Turns:
 
     def resume(self) -> None:
         if self._is_on:
+            self._line_up()
             self._shares.resume()
+
+    def _line_up(self) -> None:
+        """In the order in which they began to wait: nobody asks for them before their next try, which is far off."""
+        returning = sorted(self._returning.values(), key=_since)
+        self._returning.clear()
+        for live in returning:
+            if self._shares.ask(live.identity.uid, self._demand(live), partial(self._wake, live)):
+                self._wake(live)
 
     # -- Tasks of other replicas -------------------------------------------------------------------
 
@@ -121,7 +138,7 @@ class Turns:
             return
         if action.status.plugin_phase in _RUNNING_ELSEWHERE:
             self._elsewhere[key] = uid
-            demand = Demand(action.spec.project, action.spec.domain, queue_of(self._config, seen.metadata.labels))
+            demand = Demand(action.spec.project, action.spec.domain, self._config.queue_of(seen.metadata.labels))
             self._shares.hold(uid, demand)
         else:
             self.gone_elsewhere(key)
@@ -138,10 +155,8 @@ class Turns:
 
     def _demand(self, live: LiveTask) -> Demand:
         identity = live.identity
-        return Demand(identity.project, identity.domain, queue_of(self._config, live.action.metadata.labels))
+        return Demand(identity.project, identity.domain, self._config.queue_of(live.action.metadata.labels))
 
 
-def queue_of(config: QuotasSection, labels: Mapping[str, str]) -> str:
-    """The queue that a TaskAction's labels name."""
-    named = (labels[name] for name in config.queue_labels if labels.get(name))
-    return next(named, config.default_queue)
+def _since(live: LiveTask) -> datetime:
+    return live.state.queued_since or live.state.created_at

@@ -136,7 +136,7 @@ class Rig:
         store = InMemoryStore()
         clock = SystemClock()
         shard_count = config.sharding.shards if "shards" in reconciler else 0
-        ports = Ports(self.cluster, store, FakeSecrets(), config.max_payload_bytes, "", shard_count)
+        ports = Ports(self.cluster, store, FakeSecrets(), config.max_payload_bytes, "", shard_count, config.quotas)
         cache = StoreCache(store, "memory:///cache", clock)
         rounds = Rounds(registry, ports, cache, config, K8sConfig(), clock)
         self.reconciler: Final = Reconciler(
