@@ -29,7 +29,7 @@ from propfan.pluginmachinery.errors import PropfanError
 @click.option("--replica", metavar="NAME", help="Name of this replica in Leases and logs; the host's by default.")
 @click.option("--metrics-address", metavar="HOST:PORT", help="Of /metrics, /healthz and /readyz; '' serves none.")
 @click.option("--log-format", type=click.Choice([form.value for form in LogFormat]), help="Of standard error.")
-@click.option("--log-level", type=click.Choice([level.value for level in LogLevel]))
+@click.option("--log-level", type=click.Choice([level.value for level in LogLevel]), help="What is logged at least.")
 @click.option("--events-url", metavar="URL", help="Of Flyte's EventsProxyService.")
 @click.option("--cache-url", metavar="URL", help="Of Flyte's CacheService.")
 @click.option("--store", metavar="URI", help="Where records of cached outputs go when there is no CacheService.")

@@ -19,7 +19,7 @@ from flyteidl2.workflow import run_definition_pb2
 
 from propfan.pluginmachinery.taskaction import FINALIZER, TERMINATION_STATUS_LABEL
 from propfan.pluginmachinery.testing.builders import task_template
-from tests.cluster.api import Api, Object
+from tests.cluster.api import Api, ApiError, Object
 from tests.cluster.pods import asked
 from tests.cluster.ports import free_port
 from tests.cluster.process import Process
@@ -202,6 +202,18 @@ class Tasks:
             lambda action: bool(action.get("status", {}).get("pluginPhase") == f"Phase{phase}"),
             timeout_s=timeout_s,
         )
+
+    def await_served(self) -> None:
+        """Until an API server that was just started knows TaskActions again: at first it answers 404 and 429."""
+
+        def are_served() -> bool:
+            try:
+                self.api.get(self._actions)
+            except ApiError:
+                return False
+            return True
+
+        until(are_served, "TaskActions are served")
 
     def await_begun(self, runs: Sequence[str]) -> None:
         """Until something is written down of each."""

@@ -300,6 +300,7 @@ def test_outage_of_the_api_server_delays_tasks_and_fails_none(stage: Stage, cont
     with control_plane.without_api_server():
         pass
     control_plane.expire_watches()
+    tasks.await_served()
     runs.append(tasks.submit("after-outage"))
     assert set(tasks.await_all_over(runs).values()) == {"Completed"}
     made = tasks.pods_ever()
