@@ -15,12 +15,12 @@ import structlog
 from propfan.engine import assembly, machine, submission
 from propfan.engine.assembly import installed_plugins
 from propfan.engine.clock import Clock, SystemClock
-from propfan.engine.cluster import TASK_ACTION, Cluster, ObjectMeta, ObservedObject
+from propfan.engine.cluster import POD, TASK_ACTION, Cluster, ObjectMeta, ObservedObject
 from propfan.engine.config import EngineConfig
 from propfan.engine.embedded import EmbeddedCluster
 from propfan.engine.garbage import GarbageCollector
 from propfan.engine.journal_sink import JournalSink
-from propfan.engine.processes import OnExit, ProcessRuntime, TaskSecrets
+from propfan.engine.processes import OnExit, ProcessRuntime, TaskSecrets, environment
 from propfan.engine.reconcile.live_task import LiveTask, TaskKey, decode
 from propfan.engine.submission import Submission, TaskStatus
 from propfan.engine.task_events import EventSink, TaskEvent
@@ -48,6 +48,7 @@ class Explanation(msgspec.Struct, frozen=True):
         observed_at: When the engine last looked.
         next_wake: When it looks again without being told of a change, and why.
         is_durable: Whether everything it has decided is written down.
+        details: What is known of its objects beside, one line each.
     """
 
     status: TaskStatus
@@ -60,6 +61,7 @@ class Explanation(msgspec.Struct, frozen=True):
     next_wake_reason: str
     is_durable: bool
     attempt_errors: Sequence[str]
+    details: Sequence[str] = ()
 
 
 class Engine:
@@ -155,10 +157,14 @@ class Engine:
                     capacity=config.capacity,
                     keep_work=config.keep_work,
                     secrets=self._task_secrets,
+                    inherited=(*environment.INHERITED, *self._store_variables()),
                     on_exit=OnExit.DETACH if self._detach else OnExit.STOP,
                 )
                 await stack.enter_async_context(self._processes)
             yield
+
+    def _store_variables(self) -> Sequence[str]:
+        return () if self._store_root.startswith(("file://", "memory://")) else environment.of_stores()
 
     def _sink(self) -> EventSink:
         journal, given = self._journal, self._given_sink
@@ -315,6 +321,11 @@ class Engine:
     def _waiting_for(self, live: LiveTask) -> str:
         state = live.state
         why = state.waiting_for or (state.reason if state.phase is not Phase.RUNNING else "")
+        if self._processes is not None and live.object is not None and live.object.kind != POD and why:
+            kind = live.object.kind.kind
+            why = (
+                f"an operator of {kind}, and none runs here: it needs a Kubernetes cluster, see 'propfan serve' ({why})"
+            )
         if (problem := self._reconciler.sink_problem) and live.unsent:
             return f"events can not be recorded ({problem}); {why}".rstrip("; ")
         return why

@@ -84,14 +84,30 @@ def logs(*, task: str, attempt: int | None, container: str, data_dir: Path) -> N
 @click.command()
 @click.argument("task")
 @click.option("--json", "is_json", is_flag=True, help="As one JSON object.")
+@click.option("--kubeconfig", metavar="PATH", help="Of a cluster in the place of the data directory.")
+@click.option("--context", metavar="NAME", help="Of the kubeconfig; its current one by default.")
+@click.option("-n", "--namespace", "namespaces", multiple=True, metavar="NAME", help="Of the cluster; all by default.")
 @data_dir_option
-def explain(*, task: str, is_json: bool, data_dir: Path) -> None:
-    """Says why a TASK is where it is: last observation, next wake-up and its reason."""
+def explain(
+    *, task: str, is_json: bool, kubeconfig: str | None, context: str | None, namespaces: Sequence[str], data_dir: Path
+) -> None:
+    """Says why a TASK is where it is: last observation, next wake-up and its reason.
+
+    With --kubeconfig or --context it looks at a cluster: the TaskAction, its objects and pods, and their Events.
+
+    \b
+    Examples:
+      propfan explain r4xk9
+      propfan explain r4xk9 --kubeconfig ~/.kube/config -n flyte
+    """
 
     async def body() -> int:
-        async with control.open_tasks(data_dir) as directory:
-            found = _find(await directory.list(), task)
-            explanation = await directory.explain(found.key)
+        if kubeconfig or context:
+            explanation = await _explained_by_cluster(task, kubeconfig or "", context or "", namespaces)
+        else:
+            async with control.open_tasks(data_dir) as directory:
+                found = _find(await directory.list(), task)
+                explanation = await directory.explain(found.key)
         if is_json:
             print_json({**msgspec.to_builtins(explanation), "status": as_json(explanation.status)})
         else:
@@ -99,6 +115,18 @@ def explain(*, task: str, is_json: bool, data_dir: Path) -> None:
         return 0
 
     run_async(body)
+
+
+async def _explained_by_cluster(task: str, kubeconfig: str, context: str, namespaces: Sequence[str]) -> Explanation:
+    from propfan.engine import assembly
+    from propfan.engine.config import EngineConfig
+    from propfan.engine.kubernetes import explaining
+    from propfan.engine.kubernetes.cluster import KubernetesCluster
+    from propfan.engine.kubernetes.config import KubernetesConfig
+
+    kinds = assembly.installed_plugins(EngineConfig()).kinds
+    async with KubernetesCluster.connect(KubernetesConfig(kubeconfig=kubeconfig, context=context)) as cluster:
+        return await explaining.explain(cluster, await explaining.find(cluster, task, namespaces), kinds)
 
 
 @click.command()
@@ -176,6 +204,7 @@ def _show(explanation: Explanation) -> None:
         ("outputs", status.output_prefix),
     ]
     rows += [("earlier", text) for text in explanation.attempt_errors]
+    rows += [("seen", text) for text in explanation.details]
     rows += [
         ("history", f"{entry.occurred_at:%H:%M:%S.%f}"[:-3] + f"  {entry.phase}  {entry.message}")
         for entry in status.history
