@@ -40,6 +40,8 @@ see them. PATH is preceded by the folder of the engine's interpreter, so that ``
 entry points installed beside it (``a0``) are the engine's own.
 """
 
+_OF_STORES: Final = ("AWS_", "AZURE_", "FLYTE_AWS_", "GOOGLE_")
+
 _OF_THE_PLACE: Final = {"FSSPEC_FILE_AUTO_MKDIR": "true"}
 """Flyte's SDK writes by fsspec, which makes no folders: in a ``file://`` store no output would find its own."""
 
@@ -64,6 +66,11 @@ def inherited(names: Sequence[str], environment: Mapping[str, str] = os.environ)
     if "PATH" in names:
         found["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), environment.get("PATH", os.defpath)])
     return found
+
+
+def of_stores(environment: Mapping[str, str] = os.environ) -> Sequence[str]:
+    """Names of the variables by which SDKs find their object store: tasks whose outputs go there need them too."""
+    return sorted(name for name in environment if name.startswith(_OF_STORES))
 
 
 class Environment(msgspec.Struct, frozen=True):
