@@ -41,6 +41,7 @@ from propfan.pluginmachinery.errors import (
     UnansweredError,
     code_of,
 )
+from propfan.pluginmachinery.metadata import generated_name
 from propfan.pluginmachinery.phases import Phase, PhaseInfo
 from propfan.pluginmachinery.web_plugin import (
     WEB_PLUGIN_STATE_VERSION,
@@ -99,7 +100,7 @@ class WebRunner:
 
     async def launch(self, live: LiveTask, ctx: RoundContext) -> Event:
         """Gets quota, and has written down that ``create`` is about to be called."""
-        name = ctx.metadata.task_execution_id.generated_name
+        name = generated_name(live.key.name, ctx.attempt)
         key = f"{name}-{live.identity.uid}-{live.state.system_failures}"
         quota = ""
         if self.loaded.config.resource_quotas and not self._is_sync:
