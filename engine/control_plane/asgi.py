@@ -10,15 +10,13 @@ import msgspec
 from connectrpc.code import Code
 from connectrpc.errors import ConnectError
 
-from propfan.engine.control_plane.config import ControlPlaneConfig
-
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 ASGIApplication = Callable[[Scope, Receive, Send], Awaitable[None]]
 
-OPEN_PATHS: Final = ("/healthz", "/upload/", "/download/")
-"""Need no token: they tell nothing, or are good for one object only."""
+OPEN_PATHS: Final = ("/healthz", "/upload/", "/download/", "/flyteidl2.auth.AuthMetadataService/")
+"""Need no token: they tell nothing that is secret, or are good for one object only."""
 
 
 class Application:
@@ -26,11 +24,12 @@ class Application:
 
     Args:
         routes: By the beginning of the path; the longest that fits is taken.
+        token: That clients must show; everybody may come in when it is empty.
     """
 
-    def __init__(self, routes: Mapping[str, ASGIApplication], config: ControlPlaneConfig) -> None:
+    def __init__(self, routes: Mapping[str, ASGIApplication], token: str = "") -> None:
         self._routes: Final = dict(sorted(routes.items(), key=lambda route: -len(route[0])))
-        self._expected: Final = f"Bearer {config.token}".encode() if config.token else b""
+        self._expected: Final = f"Bearer {token}".encode() if token else b""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":

@@ -68,6 +68,7 @@ class ControlPlane:
 
     Attributes:
         app: The ASGI application; it may be mounted at the root of another one, which need not know lifespans.
+        open_app: The same for those who need no token: tasks on this machine.
     """
 
     def __init__(self, engine: EngineConfig, config: ControlPlaneConfig | None = None) -> None:
@@ -127,7 +128,9 @@ class ControlPlane:
             self.engine = await stack.enter_async_context(engine)
             self.store = self.engine.store
             self.logs = Logs(self.ledger, PodLogs(cluster) if cluster is not None else ProcessLogs(data_dir))
-            self.app = Application(applications(self), config)
+            routes = applications(self)
+            self.app = Application(routes, config.token)
+            self.open_app = Application(routes)
             tasks = await stack.enter_async_context(anyio.create_task_group())
             stack.callback(tasks.cancel_scope.cancel)
             tasks.start_soon(self.ledger.run)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import socket
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Final
 
@@ -15,6 +15,7 @@ import msgspec
 import uvicorn
 
 from propfan.engine.config import EngineConfig
+from propfan.engine.control_plane.asgi import Application
 from propfan.engine.control_plane.config import ControlPlaneConfig
 from propfan.engine.control_plane.plane import ControlPlane
 from propfan.pluginmachinery.errors import ConfigError
@@ -69,26 +70,44 @@ async def serve_until(
     Raises:
         ConfigError, StorageError: it could not be started.
     """
-    bound = listener.bind()
-    with contextlib.closing(bound):
+    async with AsyncExitStack() as stack:
+        bound = stack.enter_context(contextlib.closing(listener.bind()))
         url = listener.url(bound)
-        config = msgspec.structs.replace(config, endpoint=config.endpoint or url)
-        async with ControlPlane(engine, config) as plane, serving(plane, bound, listener):
-            ready(url)
-            await anext(stops, None)
+        for_tasks = None
+        if not config.endpoint and (config.token or listener.tls_cert is not None):
+            # Tasks have neither the token nor trust in the certificate: they come in by a door on loopback.
+            for_tasks = stack.enter_context(contextlib.closing(Listener(port=0).bind()))
+        config = msgspec.structs.replace(
+            config,
+            endpoint=config.endpoint or (Listener().url(for_tasks) if for_tasks is not None else url),
+            upload_url=config.upload_url or (url if for_tasks is not None else ""),
+        )
+        plane = await stack.enter_async_context(ControlPlane(engine, config))
+        if for_tasks is not None:
+            await stack.enter_async_context(serving(plane, for_tasks, application=plane.open_app))
+        await stack.enter_async_context(serving(plane, bound, listener))
+        ready(url)
+        await anext(stops, None)
 
 
 @asynccontextmanager
-async def serving(plane: ControlPlane, bound: socket.socket, listener: Listener | None = None) -> AsyncIterator[None]:
+async def serving(
+    plane: ControlPlane,
+    bound: socket.socket,
+    listener: Listener | None = None,
+    *,
+    application: Application | None = None,
+) -> AsyncIterator[None]:
     """Answers requests in the background, from when this is entered until it is left.
 
     Args:
         listener: For its certificate; plain HTTP without one.
+        application: In place of ``plane.app``.
     """
     listener = listener or Listener()
     server = _Server(
         uvicorn.Config(
-            plane.app,
+            application or plane.app,
             log_config=None,
             access_log=False,
             lifespan="off",

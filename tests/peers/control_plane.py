@@ -98,11 +98,11 @@ class RunningPlane:
         assert process.returncode == 0, f"{name}: {said.decode()}\n{self.log.read_text()[-4000:]}"
         return json.loads(said.decode().strip().splitlines()[-1])
 
-    def begin_program(self, name: str, *arguments: str) -> subprocess.Popen[bytes]:
+    def begin_program(self, name: str, *arguments: str, **variables: str) -> subprocess.Popen[bytes]:
         return subprocess.Popen(
             [sys.executable, str(PROGRAMS / f"{name}.py"), self.endpoint, *arguments],
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             cwd=PROGRAMS,  # what the SDK takes for the code of the program
-            env=self.environment(),
+            env={**self.environment(), **variables},
         )

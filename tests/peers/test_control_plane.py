@@ -40,7 +40,7 @@ def plane(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningPlane]:
 
 
 def test_every_program_is_expected_to_say_something() -> None:
-    assert {path.stem for path in PROGRAMS.glob("*.py")} == {*EXPECTED, "client", "restarted"}
+    assert {path.stem for path in PROGRAMS.glob("*.py")} == {*EXPECTED, "client", "restarted", "secured"}
 
 
 @pytest.mark.parametrize("name", sorted(EXPECTED))

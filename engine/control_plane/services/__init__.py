@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from connectrpc.server import ConnectASGIApplication
 from flyteidl2.actions.actions_service_connect import ActionsServiceASGIApplication
+from flyteidl2.auth.auth_service_connect import AuthMetadataServiceASGIApplication
 from flyteidl2.auth.identity_connect import IdentityServiceASGIApplication
 from flyteidl2.cacheservice.cacheservice_connect import CacheServiceASGIApplication
 from flyteidl2.cacheservice.v2.cacheservice_connect import CacheServiceASGIApplication as ScopedCacheASGIApplication
@@ -23,6 +24,7 @@ from flyteidl2.workflow.state_service_connect import StateServiceASGIApplication
 from propfan.engine.control_plane.asgi import ASGIApplication
 from propfan.engine.control_plane.errors import ErrorTranslator
 from propfan.engine.control_plane.services.actions import Actions
+from propfan.engine.control_plane.services.auth import AuthMetadata
 from propfan.engine.control_plane.services.cache import Cache, ScopedCache
 from propfan.engine.control_plane.services.clusters import Clusters
 from propfan.engine.control_plane.services.dataproxy import DataProxy
@@ -47,6 +49,7 @@ def applications(plane: ControlPlane) -> Mapping[str, ASGIApplication]:
     }
     services: list[ConnectASGIApplication[Any]] = [
         ActionsServiceASGIApplication(Actions(plane), **options),
+        AuthMetadataServiceASGIApplication(AuthMetadata(), **options),
         CacheServiceASGIApplication(Cache(plane), **options),
         ScopedCacheASGIApplication(ScopedCache(plane), **options),
         ClusterServiceASGIApplication(Clusters(), **options),
