@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable, Sequence, Sized
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Final
 
 import anyio
@@ -25,6 +25,7 @@ from propfan.engine.reconcile.timers import Timers
 from propfan.engine.task_events import EventSink, NotAllRecordedError, TaskEvent
 from propfan.engine.task_state import DELAY_BACKOFF
 from propfan.pluginmachinery.errors import ApiError, ConflictError, NotFoundError
+from propfan.pluginmachinery.phases import Phase
 
 logger = structlog.get_logger(__name__)
 
@@ -33,6 +34,12 @@ MAX_UNSENT: Final = 64
 
 _LINGER_TURNS: Final = 20
 _LONGEST_LINGER: Final = timedelta(seconds=2)
+
+_PENDING: Final = frozenset({Phase.NOT_READY, Phase.QUEUED, Phase.INITIALIZING})
+_PENDING_LINGERS: Final = 40
+_PENDING_APART: Final = timedelta(milliseconds=20)
+"""A task that is about to run changes some times within a second or two, and of a crowd only few begin at once: what
+is only on its way to run waits for so many lingers, and longer in a crowd. Most of it is never written."""
 
 _UNHEARD_RETRY: Final = timedelta(seconds=1)
 _LONGEST_SINK_WAIT_S: Final = 5.0
@@ -74,6 +81,7 @@ class Publisher:
         self._on_written: Final = on_written
         self._on_vanished: Final = on_vanished
         self._on_overtaken: Final = on_overtaken
+        self._next_pending = datetime.min.replace(tzinfo=UTC)
         self._to_send: Final[deque[LiveTask]] = deque()
         self._to_write: Final[deque[LiveTask]] = deque()
         self._send_more: Final = Signal()
@@ -92,18 +100,23 @@ class Publisher:
         """The task's state is to be written: at once, or after a short wait for further changes.
 
         A change that comes after a quiet time does not wait, but the first one, which only says
-        that there is an object now.
+        that there is an object now. On the way to run there is no hurry: see ``_PENDING_LINGERS``.
         """
         now = self._clock.now()
         # Changes follow one another by some turns of the loop, which are long under load.
         linger = max(self._linger, min(self._timers.late_by * _LINGER_TURNS, _LONGEST_LINGER))
         is_quiet = live.written_at is not None and now - live.written_at >= linger
-        if urgent or is_quiet or not self._linger:
+        is_pending = live.state.phase in _PENDING
+        if urgent or not self._linger or (is_quiet and not is_pending):
             live.write_at = now
             self.due(live)
-        elif live.write_at is None:
-            live.write_at = now + linger
-            self._timers.set(live, live.write_at)
+            return
+        write_at = max(now + self._linger * _PENDING_LINGERS, self._next_pending) if is_pending else now + linger
+        if live.write_at is None or write_at < live.write_at:
+            if is_pending:
+                self._next_pending = write_at + _PENDING_APART
+            live.write_at = write_at
+            self._timers.set(live, write_at)
 
     def due(self, live: LiveTask) -> None:
         """Starts the write whose time has come."""
