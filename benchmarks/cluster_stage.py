@@ -194,6 +194,7 @@ class Stage:
     def replica(self, name: str = "one", **settings: Any) -> Replica:
         whole = {
             "namespaces": [self.namespace],
+            "enabled-plugins": ["pod"],
             "sharding": {"group": self.namespace, "namespace": self.namespace},
             "gc-interval-s": 0,
             **settings,
