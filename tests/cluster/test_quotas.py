@@ -118,19 +118,19 @@ def test_quota_of_the_namespace_makes_a_task_wait_until_there_is_room(stage: Sta
 
 
 def test_scheduler_is_quoted(stage: Stage) -> None:
-    template = task_template("container", image="busybox", args=["true"], requests={"cpu": "1000"})
+    template = task_template("container", image="busybox", args=["true"], requests={"cpu": "100000"})
     stage.tasks.submit("huge", template=template.SerializeToString())
     until(lambda: "Insufficient cpu" in stage.explain("huge"), "explain knows")
     told = stage.explain("huge")
     assert "waiting for the scheduler: Unschedulable: 0/2 nodes are available" in told
     assert "warning: FailedScheduling" in told
-    assert "Insufficient cpu" in stage.reason("huge")
+    until(lambda: "Insufficient cpu" in stage.reason("huge"), "the condition says so")
 
 
 def test_kubelet_is_quoted(stage: Stage) -> None:
     stage.tasks.submit("no-image", {"outcome": "image-pull-error"})
     until(lambda: "ImagePull" in stage.explain("no-image"), "explain knows")
-    assert "ImagePull" in stage.reason("no-image")
+    until(lambda: "ImagePull" in stage.reason("no-image"), "the condition says so")
 
 
 def test_task_that_nobody_drives_is_told_as_such(stage: Stage, control_plane: ControlPlane) -> None:

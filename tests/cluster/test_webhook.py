@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import yaml
 from flyteidl2.core.security_pb2 import Secret
 
 from propfan.engine.secret_managers.scopes import SecretScope, object_name
@@ -20,6 +21,7 @@ from tests.cluster.api import ApiError, Object
 from tests.cluster.control_plane import ControlPlane
 from tests.cluster.ports import free_port
 from tests.cluster.replicas import Replica, Tasks, until, verdict_of
+from tests.cluster.test_manifests import printed
 
 VALUE = "s3cr3t-value"
 TOKEN = "the-token"
@@ -27,22 +29,30 @@ CONFIGURATIONS = "/apis/admissionregistration.k8s.io/v1/mutatingwebhookconfigura
 
 
 class Stage:
-    """A replica with its webhook, a namespace of tasks, and one of secrets."""
+    """A replica with its webhook and exactly the rights that are printed for it, and namespaces of its own.
 
-    def __init__(self, cluster: ControlPlane, folder: Path, namespace: str, store: str, port: int) -> None:
+    Attributes:
+        home, namespace, store: Of the replica, of tasks, and of the secrets that are kept by scope.
+    """
+
+    def __init__(self, cluster: ControlPlane, folder: Path, port: int) -> None:
         self.api = cluster.api
-        self.namespace = namespace
-        self.store = store
+        self.home, self.namespace, self.store = (
+            cluster.create_namespace(prefix) for prefix in ("webhook", "tasks", "secrets")
+        )
         self.port = port
+        namespace = self.namespace
         self.settings = {
             "namespaces": [namespace],
-            "sharding": {"group": namespace, "namespace": namespace},
-            "secrets": {"namespace": store},
+            "namespace": namespace,
+            "enabled-plugins": ["pod"],
+            "sharding": {"group": namespace, "namespace": self.home},
+            "secrets": {"namespace": self.store},
             "webhook": {
                 "enabled": True,
                 "address": f"127.0.0.1:{port}",
                 "url": f"https://127.0.0.1:{port}",
-                "namespace": namespace,
+                "namespace": self.home,
                 "configuration-name": namespace,
                 "secret-manager-types": ["Embedded", "K8s"],
                 "check-s": 0.5,
@@ -51,7 +61,14 @@ class Stage:
         }
         (folder / "token").write_text(TOKEN)
         self.folder = folder
-        self.replica = Replica("one", folder, cluster.kubeconfig, self.settings)
+        (folder / "settings.yaml").write_text(yaml.safe_dump(self.settings))
+        documents = printed("-c", str(folder / "settings.yaml"), "--namespace", self.home, "--only", "daemon")
+        for document in documents:
+            if document["kind"] not in ("Deployment", "PodDisruptionBudget"):
+                cluster.api.apply(document)
+        token = cluster.create_token(self.home, "propfan")
+        kubeconfig = cluster.write_kubeconfig(folder / "account.yaml", token, namespace=self.home)
+        self.replica = Replica("one", folder, kubeconfig, self.settings)
         self.tasks = Tasks(cluster.api, namespace, f"file://{folder}/outputs")
 
     def path(self, plural: str, name: str, namespace: str = "") -> str:
@@ -105,7 +122,7 @@ class Stage:
             json.dumps(body).encode(),
             {"Authorization": f"Bearer {token}"},
         )
-        authority = self.api.get(self.path("secrets", "propfan-webhook"))["data"]["ca.crt"]
+        authority = self.api.get(self.path("secrets", "propfan-webhook", self.home))["data"]["ca.crt"]
         trust = ssl.create_default_context(cadata=base64.b64decode(authority).decode())
         try:
             with urllib.request.urlopen(request, timeout=10, context=trust) as answer:
@@ -116,17 +133,16 @@ class Stage:
 
 @pytest.fixture(scope="module")
 def stage(control_plane: ControlPlane, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
-    namespace, store = control_plane.create_namespace("webhook"), control_plane.create_namespace("secrets")
-    made = Stage(control_plane, tmp_path_factory.mktemp("webhook"), namespace, store, free_port())
+    made = Stage(control_plane, tmp_path_factory.mktemp("webhook"), free_port())
     made.replica.start()
     try:
         made.replica.await_ready()
         yield made
     finally:
         made.replica.stop()
-        control_plane.api.delete(f"{CONFIGURATIONS}/{namespace}")
-        control_plane.delete_namespace(namespace)
-        control_plane.delete_namespace(store)
+        control_plane.api.delete(f"{CONFIGURATIONS}/{made.namespace}")
+        for namespace in (made.home, made.namespace, made.store):
+            control_plane.delete_namespace(namespace)
 
 
 def environment(pod: Object) -> dict[str, str]:
@@ -276,3 +292,4 @@ def test_replicas_that_start_at_once_share_one_certificate_that_is_renewed(
 def test_values_are_in_no_log(stage: Stage) -> None:
     """Of everything that the tests of this module did."""
     assert VALUE not in stage.replica.log
+    assert stage.replica.metric("rest_client_requests_total", code="403") == 0
