@@ -25,7 +25,7 @@ from propfan.pluginmachinery.errors import PropfanError
     "--plugins", default="", metavar="ID,ID", help="Only these, and the rights that they need; all if absent."
 )
 @click.option("--image", metavar="IMAGE", help="Of the daemon; that of this version when absent.")
-@click.option("--replicas", type=click.IntRange(1, 1000), default=2, show_default=True)
+@click.option("--replicas", type=click.IntRange(1, 1000), default=2, show_default=True, help="Of the daemon.")
 @click.option(
     "--only", type=click.Choice(["crd", "daemon"]), help="The resource definition, or all but that; both if absent."
 )

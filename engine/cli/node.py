@@ -45,7 +45,7 @@ from propfan.pluginmachinery.errors import ConfigError, PropfanError
     help="Seconds without a sign of life after which the cluster takes the node for lost.",
 )
 @click.option("--log-format", type=click.Choice([form.value for form in LogFormat]), help="Of standard error.")
-@click.option("--log-level", type=click.Choice([level.value for level in LogLevel]))
+@click.option("--log-level", type=click.Choice([level.value for level in LogLevel]), help="How much is logged.")
 def node(
     *,
     data_dir: Path,

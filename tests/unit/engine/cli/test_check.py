@@ -53,7 +53,7 @@ def test_good_task_files_are_named_and_bad_ones_all_told(invoke: Invoke, tmp_pat
     assert result.exit_code == 2
     assert result.stdout == f"{good}: raw-container task good: good\n"
     first, second = result.stderr.splitlines()
-    assert first.startswith(f"Error: {unknown}: type: no plugin runs 'fortran'; there are container, ")
+    assert first.startswith(f"Error: {unknown}: type: no plugin runs 'fortran'; there are clustered-task, container, ")
     assert second.startswith(f"Error: {broken}: kind: no such field")
 
 
@@ -68,8 +68,10 @@ def test_help_has_words_for_every_option_and_fits_a_terminal(invoke: Invoke, nam
     result = invoke(*([name] if name else []), "--help")
     assert result.exit_code == 0
     assert "\\b" not in result.stdout
-    for option in re.findall(r"--[a-z-]+", result.stdout):
-        known = {o for p in command.params for o in p.opts} | {"--help"}
+    below = command.commands.values() if isinstance(command, click.Group) and name else ()
+    known = {o for c in (command, *below) for p in c.params for o in p.opts} | {"--help"}
+    own = "".join(line for line in result.stdout.splitlines(keepends=True) if not line.strip().startswith("flyte "))
+    for option in re.findall(r"--[a-z-]+", own):
         assert option in known, f"{option} is told of, and not there"
 
 
