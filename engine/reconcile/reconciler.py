@@ -365,7 +365,8 @@ class Reconciler:
         """Another engine drives the task, or did for a while: what it wrote counts, and not what is known here."""
         if not self._is_driven(live):
             return
-        logger.warning("task was driven by another engine", task=str(live.key))
+        if live.is_confirmed:  # before that it may only be late news of what this engine itself wrote
+            logger.warning("task was driven by another engine", task=str(live.key))
         self._let_go(live)
         self._take_up_again(live, latest, is_live=is_live)
 
