@@ -27,6 +27,8 @@ from propfan.pluginmachinery.errors import KindNotServedError, NotFoundError, Un
 MAX_EVENT_BYTES: Final = 16 * 2**20
 """Of one object in a watch; etcd takes 1.5 MiB of them."""
 
+_LEASE_GROUP: Final = "coordination.k8s.io"
+
 
 class AccessReview(msgspec.Struct, frozen=True):
     """Whether we may do something, and what the server says why."""
@@ -232,7 +234,8 @@ class KubernetesCluster:
         target = f"{kind.kind} {namespace}/{name}"
         guard = self._guard if method != "GET" else None
         request = Request(method, path, target, kind, namespace, body, content_type, guard=guard)
-        return objects.observed(kind, await self._transport.call(request, self._transport.objects), target)
+        lane = self._transport.leases if kind.group == _LEASE_GROUP else self._transport.objects
+        return objects.observed(kind, await self._transport.call(request, lane), target)
 
     # -- Beside objects ----------------------------------------------------------------------------
 

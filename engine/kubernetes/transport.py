@@ -42,6 +42,7 @@ RENEW_AGAIN_S: Final = 10.0
 MAX_REFUSAL_BYTES: Final = 2**20
 MAX_TOLD_WARNINGS: Final = 1000
 LARGE_BODY_BYTES: Final = 2**20
+_LEASES_AT_ONCE: Final = 16
 """From which aiohttp wants a file, which it sends in pieces."""
 
 _SOCKET_OPTIONS: Final = (
@@ -119,12 +120,14 @@ class Transport:
 
     Attributes:
         objects, lists: Lanes of requests for single objects, and for lists.
+        leases: For Leases, which must not wait behind a crowd of other writes: who renews too late may not act.
     """
 
     def __init__(self, credentials: Credentials, config: KubernetesConfig) -> None:
         rate = Rate(config.qps, config.burst)
         self.objects: Final = Lane(config.max_in_flight, rate)
         self.lists: Final = Lane(config.max_lists, rate)
+        self.leases: Final = Lane(_LEASES_AT_ONCE, Rate(0, 1))
         self._credentials: Final = credentials
         self._config: Final = config
         self._agent: Final = config.user_agent or f"propfan/{metadata.version('propfan')}"
