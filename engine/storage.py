@@ -337,7 +337,8 @@ class ObjectStore:
             "client_options": {
                 "allow_http": section.endpoint.startswith("http://") if allow_http is None else allow_http,
                 "connect_timeout": timedelta(seconds=c.connect_timeout_s),
-                "timeout": timedelta(seconds=c.timeout_s),
+                # Not before the deadline of the call, whose error says which setting it was.
+                "timeout": timedelta(seconds=2 * c.timeout_s),
             },
             "retry_config": {"max_retries": c.max_retries, "retry_timeout": timedelta(seconds=c.timeout_s)},
         }
