@@ -121,7 +121,7 @@ class EngineConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rena
         workers: Rounds that may run at once.
         plugin_timeout_s: A round that takes longer is cancelled and counts as a system failure.
         status_linger_s: A change that is not final waits this long for another one, so that quick
-            changes cost one write.
+            changes cost one write. What is only on its way to run waits forty times as long, and longer in a crowd.
         undefined_timeout_s: How long a plugin may know no phase.
         resync_s: A silent task is looked at this often. Watches make it needless; it is the net below them.
         core_poll_s: How often a plugin without objects is asked when it names no time.

@@ -13,6 +13,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from propfan.engine.cluster import POD
+from propfan.engine.daemon.leases import LEASE
 from propfan.engine.kubernetes import lanes, transport
 from propfan.engine.kubernetes.cluster import KubernetesCluster
 from propfan.pluginmachinery.errors import (
@@ -247,6 +248,13 @@ async def test_one_who_stops_waiting_holds_nobody_up() -> None:
             await it.cluster.get(POD, "n", "b")
         assert scope.cancelled_caught
         assert await get(it) == "a"
+
+
+async def test_leases_do_not_wait_behind_a_crowd() -> None:
+    async with client(A_POD, qps=0.001, burst=1) as it:
+        assert await get(it) == "a"  # and the next one would wait for a thousand seconds
+        with anyio.fail_after(20):
+            await it.cluster.get(LEASE, "n", "a")
 
 
 # -- Bytes -----------------------------------------------------------------------------------------

@@ -20,7 +20,7 @@ from propfan.engine.reconcile.publisher import Publisher, Signal
 from propfan.engine.reconcile.timers import Timers
 from propfan.engine.task_state import Limits, TaskState
 from propfan.pluginmachinery.errors import ConflictError, UnavailableError
-from propfan.pluginmachinery.phases import ZERO_TIME
+from propfan.pluginmachinery.phases import ZERO_TIME, Phase
 from tests.simulation.virtual_time import VirtualClock, VirtualLoop
 
 pytestmark = pytest.mark.anyio
@@ -156,6 +156,30 @@ async def test_change_after_a_quiet_time_is_written_at_once() -> None:
 
 async def test_quick_changes_after_a_write_are_one_write() -> None:
     assert await Desk().run(1.0, 1.0, 0.01, 0.01) == [1.05, 2.0, 2.06]
+
+
+def pending(desk: Desk) -> Desk:
+    desk.live.state = msgspec.structs.replace(desk.live.state, phase=Phase.QUEUED)
+    return desk
+
+
+async def test_what_is_on_its_way_to_run_waits_for_what_comes_soon() -> None:
+    assert await pending(Desk()).run(1.0, 0.5, 0.5) == [3.0]
+    assert await pending(Desk()).run(1.0, 4.0) == [3.0, 7.0]
+
+
+async def test_a_beginning_ends_the_wait_before_it() -> None:
+    desk = pending(Desk())
+
+    async def begin() -> None:
+        await anyio.sleep(1.5)
+        desk.live.state = msgspec.structs.replace(desk.live.state, phase=Phase.RUNNING)
+        desk.change()
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(begin)
+        await desk.run(1.0)
+    assert desk.written_s == [1.55]
 
 
 async def test_verdict_does_not_wait() -> None:
