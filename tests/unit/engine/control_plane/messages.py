@@ -41,6 +41,7 @@ def run_record(name: str = "r1", *, created_at: datetime = START, labels: dict[s
         spec=run_pb2.RunSpec(labels=run_pb2.Labels(values=labels or {})),
         source=0,
         created_by="somebody",
+        driver="here",
         created_at=created_at,
     )
 

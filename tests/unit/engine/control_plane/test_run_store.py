@@ -111,9 +111,10 @@ async def test_what_was_not_handed_over_is_found_until_it_is() -> None:
     async with store() as runs:
         run = run_record()
         await runs.add_run(run, action_record(run), sleep_task())
-        assert [record.key.name for record in await runs.unsubmitted()] == ["a0"]
+        assert [record.key.name for record in await runs.unsubmitted("here")] == ["a0"]
+        assert await runs.unsubmitted("elsewhere") == []
         await runs.mark_submitted([ActionKey("r1", "a0")])
-        assert await runs.unsubmitted() == []
+        assert await runs.unsubmitted("here") == []
 
 
 async def test_lists_are_filtered_ordered_and_paged() -> None:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 import yaml
 from click.testing import CliRunner
 
 from propfan.engine.cli.app import cli
+from propfan.engine.config import EngineConfig
+from propfan.engine.daemon import preflight
 from propfan.engine.daemon.preflight import Right
 from propfan.engine.manifests import documents
 from propfan.engine.manifests.documents import Installation
+from propfan.engine.webhook.config import WebhookSection
 from propfan.pluginmachinery.taskaction import MAX_LENGTHS
 
 
@@ -51,3 +55,29 @@ def test_the_command_prints_what_can_be_read_again() -> None:
 @pytest.mark.parametrize("arguments", [["--plugins", "nope"], ["--replicas", "0"]])
 def test_what_can_not_be_is_refused(arguments: list[str]) -> None:
     assert CliRunner().invoke(cli, ["manifests", *arguments]).exit_code == 2
+
+
+def test_the_webhook_has_a_service_a_port_and_rights_to_no_more_than_it_needs() -> None:
+    settings = WebhookSection(enabled=True, address=":9443")
+    made = documents.all_documents(msgspec.structs.replace(installation(), webhook=settings))
+    service = made[-1]
+    assert (service["metadata"]["name"], service["spec"]["ports"][0]["targetPort"]) == ("propfan-webhook", "webhook")
+    deployment = next(d for d in made if d["kind"] == "Deployment")
+    ports = deployment["spec"]["template"]["spec"]["containers"][0]["ports"]
+    assert {"name": "webhook", "containerPort": 9443} in ports
+    config = EngineConfig(webhook=settings, namespaces=("flyte",))
+    rights = preflight.webhook_rights(config, "home")
+    assert {right.verb for right in rights if right.resource == "secrets"} == {"get", "create", "patch"}
+    assert Right("", "secrets", "get", "home", "propfan-webhook") in rights
+    assert Right("", "secrets", "get", "home") not in rights
+    cluster_wide = {right for right in rights if not right.namespace}
+    assert {right.resource for right in cluster_wide} == {"mutatingwebhookconfigurations"}
+    assert {right.name for right in cluster_wide if right.verb != "create"} == {"propfan-webhook.home"}
+    assert documents.rules([Right("", "secrets", "get", "home", "one"), Right("", "secrets", "create", "home")]) == [
+        {"apiGroups": [""], "resources": ["secrets"], "verbs": ["create"]},
+        {"apiGroups": [""], "resources": ["secrets"], "resourceNames": ["one"], "verbs": ["get"]},
+    ]
+
+
+def test_without_a_webhook_there_is_nothing_of_it() -> None:
+    assert "webhook" not in documents.as_yaml(documents.all_documents(installation()))

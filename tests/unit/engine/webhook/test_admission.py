@@ -19,7 +19,7 @@ from propfan.engine.secret_managers.kubernetes import SECRET, KubernetesSecrets
 from propfan.engine.secret_managers.scopes import SecretScope, object_name
 from propfan.engine.secrets import FileEnvSecrets
 from propfan.engine.webhook.admission import Admission
-from propfan.engine.webhook.managers import EmbeddedSource, GlobalSource, KubernetesSource
+from propfan.engine.webhook.managers import EmbeddedSource, GlobalSource, KubernetesSource, SecretSource
 from propfan.pluginmachinery import secrets
 from propfan.pluginmachinery.errors import DecodeError, UnavailableError
 
@@ -37,7 +37,7 @@ class Stage:
         self.uid = uid
         self.secrets = KubernetesSecrets(cluster, SystemClock(), 60.0)
         local = FileEnvSecrets({"FLYTE_SECRET_DB_TOKEN": VALUE}, folder)
-        self.sources = [
+        self.sources: list[SecretSource] = [
             GlobalSource(local, PREFIX),
             EmbeddedSource(self.secrets, "flyte", PREFIX),
             KubernetesSource(self.secrets, PREFIX),
