@@ -106,7 +106,8 @@ class Publisher:
         # Changes follow one another by some turns of the loop, which are long under load.
         linger = max(self._linger, min(self._timers.late_by * _LINGER_TURNS, _LONGEST_LINGER))
         is_quiet = live.written_at is not None and now - live.written_at >= linger
-        is_pending = live.state.phase in _PENDING
+        # Of an object the name is known beforehand, so what was not written down is found again; of a job it is not.
+        is_pending = live.object is not None and live.state.phase in _PENDING
         if urgent or not self._linger or (is_quiet and not is_pending):
             live.write_at = now
             self.due(live)

@@ -158,14 +158,19 @@ async def test_quick_changes_after_a_write_are_one_write() -> None:
     assert await Desk().run(1.0, 1.0, 0.01, 0.01) == [1.05, 2.0, 2.06]
 
 
-def pending(desk: Desk) -> Desk:
+def pending(desk: Desk, *, has_object: bool = True) -> Desk:
     desk.live.state = msgspec.structs.replace(desk.live.state, phase=Phase.QUEUED)
+    desk.live.object = desk.live.action if has_object else None
     return desk
 
 
 async def test_what_is_on_its_way_to_run_waits_for_what_comes_soon() -> None:
     assert await pending(Desk()).run(1.0, 0.5, 0.5) == [3.0]
     assert await pending(Desk()).run(1.0, 4.0) == [3.0, 7.0]
+
+
+async def test_what_is_of_a_job_elsewhere_does_not_wait_longer() -> None:
+    assert await pending(Desk(), has_object=False).run(1.0, 0.5) == [1.05, 1.5]
 
 
 async def test_a_beginning_ends_the_wait_before_it() -> None:
