@@ -18,7 +18,6 @@ import tempfile
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Final
 
@@ -36,6 +35,8 @@ SETTLE_S: Final = 240.0
 GROWTH: Final = 1.25
 """How much larger the steady replica may be in the last quarter than in the second one."""
 DELETED_SHARE: Final = 0.05
+MOST_LEASES: Final = 16 + 4
+"""One for each shard and each member, and some of members that died a moment ago."""
 
 ENDS: Final[Mapping[str, tuple[Mapping[str, str], str]]] = {
     "ok": ({"outcome": "succeeded", "run_for": "2s"}, "SUCCEEDED"),
@@ -98,16 +99,15 @@ class Soak:
             self.stop_nodes,
             self.delete_pods,
         )
-        with ThreadPoolExecutor(4) as pool:
-            while (now := time.monotonic()) < self.began + seconds:
-                pool.submit(self.submit, len(self.submitted)).result()
-                if now >= next_sample:
-                    self.sample()
-                    next_sample = now + SAMPLE_S
-                if now >= next_fault:
-                    self.random.choice(faults)()
-                    next_fault = time.monotonic() + self.random.uniform(5, 15)
-                time.sleep(max(0.0, 1 / self.per_s - (time.monotonic() - now)))
+        while (now := time.monotonic()) < self.began + seconds:
+            self.submit(len(self.submitted))
+            if now >= next_sample:
+                self.sample()
+                next_sample = now + SAMPLE_S
+            if now >= next_fault:
+                self.random.choice(faults)()
+                next_fault = time.monotonic() + self.random.uniform(5, 15)
+            time.sleep(max(0.0, 1 / self.per_s - (time.monotonic() - now)))
 
     def submit(self, number: int) -> None:
         kind = self.random.choice([*ENDS])
@@ -214,6 +214,9 @@ class Soak:
             late = max(sample.resident_bytes for sample in self.samples[-quarter:])
             if late > GROWTH * early:
                 found.append(f"the steady replica grew from {early / 1e6:.0f} to {late / 1e6:.0f} MB")
+        leases = self.cluster.api.list(f"/apis/coordination.k8s.io/v1/namespaces/{self.namespace}/leases")
+        if len(leases) > MOST_LEASES:
+            found.append(f"{len(leases)} Leases: those of members that are dead were left")
         found += [f"{log}: Traceback" for log in ("steady", "victim") if "Traceback" in getattr(self, log).log]
         return found
 

@@ -270,6 +270,25 @@ def test_a_node_that_is_stopped_is_cordoned_and_ends_its_pods_until_its_next_sta
         control_plane.api.delete(node.path)
 
 
+def test_a_second_signal_kills_what_takes_its_time(control_plane: ControlPlane, namespace: str, tmp_path: Path) -> None:
+    node = LocalNode(control_plane, f"hurried-{namespace}", tmp_path / "data", "--grace", "600")
+    pod, ready = f"/api/v1/namespaces/{namespace}/pods/stubborn", tmp_path / "ready"
+    script = f"trap 'touch {tmp_path}/asked' TERM; touch {ready}; while true; do sleep 0.1; done"
+    made = dict(bound(node.name, "stubborn", script))
+    made["spec"] = {**made["spec"], "terminationGracePeriodSeconds": 600}
+    try:
+        node.start()
+        control_plane.api.create(made, namespace=namespace)
+        until(ready.exists, "it has begun")
+        node.process.signal(signal.SIGINT)
+        until((tmp_path / "asked").exists, "it was asked to end")
+        assert node.end(signal.SIGINT) == 0
+        assert control_plane.api.get(pod)["status"]["phase"] == "Failed"
+    finally:
+        node.process.stop()
+        control_plane.api.delete(node.path)
+
+
 def test_a_name_that_is_taken_is_refused(stage: Stage, control_plane: ControlPlane, tmp_path: Path) -> None:
     for name, problem in ((stage.node.name, "is served by"), ("node-0", "without the label propfan.dev/runtime")):
         other = LocalNode(control_plane, name, tmp_path / f"other-{name}")
