@@ -9,7 +9,7 @@ from __future__ import annotations
 import enum
 from collections.abc import Mapping, Sequence
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import msgspec
 
@@ -236,6 +236,15 @@ class SecretManager(Protocol):
         Raises:
             PermanentError: there is none by that name; the message says where it was looked for.
         """
+        ...
+
+
+@runtime_checkable
+class ScopedSecretManager(SecretManager, Protocol):
+    """One that knows secrets of projects and domains."""
+
+    def of(self, project: str, domain: str) -> SecretManager:
+        """That of the tasks of a project and domain."""
         ...
 
 

@@ -14,7 +14,6 @@ from google.protobuf.message import DecodeError as ProtobufDecodeError
 from propfan.engine import sharding
 from propfan.engine.cluster import POD, Cluster
 from propfan.engine.resources.config import QuotasSection
-from propfan.engine.secret_managers.cascade import CascadingSecrets
 from propfan.engine.task_state import TaskState
 from propfan.pluginmachinery import iopaths, metadata, object_metadata, readers
 from propfan.pluginmachinery.contexts import (
@@ -22,6 +21,7 @@ from propfan.pluginmachinery.contexts import (
     DataStore,
     IOPaths,
     ResourceConstraints,
+    ScopedSecretManager,
     SecretManager,
     TaskExecutionMetadata,
 )
@@ -204,7 +204,7 @@ class RoundContext:
     @property
     def secrets(self) -> SecretManager:
         secrets, spec = self._ports.secrets, self.action.spec
-        return secrets.of(spec.project, spec.domain) if isinstance(secrets, CascadingSecrets) else secrets
+        return secrets.of(spec.project, spec.domain) if isinstance(secrets, ScopedSecretManager) else secrets
 
     @property
     def resources(self) -> GrantEverything:

@@ -10,7 +10,7 @@ import msgspec
 from flyteidl2.connector import connector_pb2
 from flyteidl2.core import execution_pb2, security_pb2, tasks_pb2
 
-from propfan.pluginmachinery.contexts import ResourceConstraints, SecretManager, TaskContext
+from propfan.pluginmachinery.contexts import ResourceConstraints, ScopedSecretManager, SecretManager, TaskContext
 from propfan.pluginmachinery.entries import SetupContext
 from propfan.pluginmachinery.errors import (
     CORRUPTED_PLUGIN_STATE,
@@ -42,6 +42,7 @@ class JobReference(msgspec.Struct, frozen=True, array_like=True):
         connector: Its id in the configuration.
         family: Of the service that made it.
         meta: What the connector answered; opaque.
+        run_project, run_domain: Whose secrets its connection may have.
     """
 
     connector: str
@@ -53,6 +54,8 @@ class JobReference(msgspec.Struct, frozen=True, array_like=True):
     output_prefix: str
     meta: bytes
     connection: wire.ConnectionNames = wire.ConnectionNames()
+    run_project: str = ""
+    run_domain: str = ""
 
 
 _encode: Final = msgspec.msgpack.Encoder().encode
@@ -109,7 +112,7 @@ class ConnectorPlugin:
         connector = self._find(template)
         family = await connector.known_family()
         names = wire.connection_names(template) if family is Family.FLYTEIDL2 else wire.ConnectionNames()
-        connection = await self._connection(names)
+        connection = await _connection(names, ctx.secrets)
         inputs = wire.inputs_message(template, await ctx.inputs.read())
         prepared = await _rendered(ctx)
         metadata = wire.metadata_message(ctx, ctx.idempotency_key)
@@ -124,6 +127,7 @@ class ConnectorPlugin:
             prefix,
             b"",
             names,
+            *_run_of(ctx),
         )
         if connector.category(template.type, template.task_type_version).is_sync:
             header = connector_pb2.CreateRequestHeader(
@@ -150,7 +154,7 @@ class ConnectorPlugin:
                 resource_meta=job.meta,
                 task_category=_category(job),
                 output_prefix=job.output_prefix,
-                connection=await self._connection(job.connection),
+                connection=await _connection(job.connection, self._secrets_of(job)),
             )
             return await connector.channel.call(job.family, "GetTask", request.SerializeToString())
         except PermanentError as error:
@@ -163,7 +167,7 @@ class ConnectorPlugin:
             request = connector_pb2.DeleteTaskRequest(
                 resource_meta=job.meta,
                 task_category=_category(job),
-                connection=await self._connection(job.connection),
+                connection=await _connection(job.connection, self._secrets_of(job)),
             )
             await connector.channel.call(job.family, "DeleteTask", request.SerializeToString())
         except PermanentError as error:
@@ -206,25 +210,39 @@ class ConnectorPlugin:
             )
             raise TransientError(NOT_FOUND, message) from error
 
-    async def _connection(self, names: wire.ConnectionNames) -> security_pb2.Connection | None:
-        """With the values of the secrets as they are now; ``None`` when the task has nothing to say.
+    def _secrets_of(self, job: JobReference) -> SecretManager:
+        """Those that the task of the job may have, as ``create`` had them from its context."""
+        secrets = self._secrets
+        return secrets.of(job.run_project, job.run_domain) if isinstance(secrets, ScopedSecretManager) else secrets
 
-        Raises:
-            PermanentError: there is no such secret; named.
-        """
-        if not names:
-            return None
-        values: Mapping[str, str] = {
-            logical: await self._secret(logical, name) for logical, name in names.secrets.items()
-        }
-        return wire.connection_message(names, values)
 
-    async def _secret(self, logical: str, name: str) -> str:
-        try:
-            return await self._secrets.get(name)
-        except PermanentError as error:
-            message = f"secret '{name}', which the task's connection needs as '{logical}': {error.message}"
-            raise PermanentError(error.code, message) from error
+async def _connection(names: wire.ConnectionNames, secrets: SecretManager) -> security_pb2.Connection | None:
+    """With the values of the secrets as they are now; ``None`` when the task has nothing to say.
+
+    Raises:
+        PermanentError: there is no such secret; named.
+    """
+    if not names:
+        return None
+    values: Mapping[str, str] = {
+        logical: await _secret(logical, name, secrets) for logical, name in names.secrets.items()
+    }
+    return wire.connection_message(names, values)
+
+
+async def _secret(logical: str, name: str, secrets: SecretManager) -> str:
+    try:
+        return await secrets.get(name)
+    except PermanentError as error:
+        message = f"secret '{name}', which the task's connection needs as '{logical}': {error.message}"
+        raise PermanentError(error.code, message) from error
+
+
+def _run_of(ctx: WebContext) -> tuple[str, str]:
+    """Project and domain of the run; the template's own are its author's word."""
+    node = ctx.metadata.task_execution_id.id.node_execution_id
+    run = node.execution_id if node is not None else None
+    return (run.project, run.domain) if run is not None else ("", "")
 
 
 async def _rendered(ctx: WebContext) -> tasks_pb2.TaskTemplate:
