@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, Generic, TypeVar
 
 import msgspec
@@ -60,8 +60,55 @@ def identity(kind: Kind) -> RenderedObject:
 
 
 def render(kind: Kind, metadata: ObjectMeta, spec: Mapping[str, Any]) -> RenderedObject:
-    """The object as the engine creates it; it has no status, which is the operator's to write."""
-    return RenderedObject(kind.api_version, kind.kind, metadata, b'"spec":' + msgspec.json.encode(spec))
+    """The object as the engine creates it; it has no status, which is the operator's to write.
+
+    A variable that a container has twice is written once, in its first place and with its last value, which is the
+    one that counts; of a port that it has twice the first is, and a secret to pull images with once. Kubernetes takes
+    all that in Pods, but the definitions of operators do not.
+    """
+    return RenderedObject(kind.api_version, kind.kind, metadata, b'"spec":' + msgspec.json.encode(_unrepeated(spec)))
+
+
+def _unrepeated(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {
+            name: _UNREPEATED[name](inner) if name in _UNREPEATED and inner is not None else _unrepeated(inner)
+            for name, inner in value.items()
+        }
+    if isinstance(value, list | tuple):
+        return [_unrepeated(inner) for inner in value]
+    return value
+
+
+_Listed = Sequence[Mapping[str, Any]]
+
+
+def _containers(listed: _Listed) -> _Listed:
+    return [_container(container) for container in listed]
+
+
+def _container(container: Mapping[str, Any]) -> Mapping[str, Any]:
+    changed = dict(container)
+    if env := container.get("env"):
+        changed["env"] = list({variable["name"]: variable for variable in env}.values())
+    if ports := container.get("ports"):
+        kept: dict[tuple[int, str], Any] = {}
+        for port in ports:
+            kept.setdefault((port["containerPort"], port.get("protocol") or "TCP"), port)
+        changed["ports"] = list(kept.values())
+    return changed
+
+
+def _secrets(listed: _Listed) -> _Listed:
+    return list({secret.get("name", ""): secret for secret in listed}.values())
+
+
+_UNREPEATED: Final[Mapping[str, Callable[[_Listed], _Listed]]] = {
+    "containers": _containers,
+    "initContainers": _containers,
+    "imagePullSecrets": _secrets,
+}
+"""What to do with the members of pods of these names."""
 
 
 def decode(decoder: msgspec.json.Decoder[T], resource: ObservedObject) -> T:

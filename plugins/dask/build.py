@@ -90,8 +90,7 @@ class DaskJobs:
         service = {"type": "NodePort", "ports": _SERVICE_PORTS, "selector": selector}
         spec = {
             "job": {"spec": _role(steady, JOB_RUNNER, "Never", {})},
-            "cluster": {
-                "metadata": written,
+            "cluster": {  # it and all its pods get the job's own labels and annotations
                 "spec": {
                     "worker": {"replicas": job.workers.number_of_workers, "spec": worker},
                     "scheduler": {"spec": scheduler, "service": service},

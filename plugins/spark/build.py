@@ -32,6 +32,9 @@ DRIVER_ACCOUNT: Final = "spark"
 TEMPLATE_VERSION: Final = "3.0.0"
 """The first version of Spark with pod templates. The operator wants to be told a version that has them."""
 
+NO_FILE: Final = "spark-internal"
+"""What ``spark-submit`` takes for "the class is in the image" (``SparkLauncher.NO_RESOURCE``): a file is required."""
+
 _OWN_PODS: Final = (b"driverPod", b"executorPod")
 _RESTART_POLICY: Final = {"type": "OnFailure", "onSubmissionFailureRetries": 14}
 _TYPES: Final = {SparkApplication.JAVA: "Java", SparkApplication.SCALA: "Scala", SparkApplication.R: "R"}
@@ -106,7 +109,7 @@ def build_application(
     }
     optional = {
         "arguments": container.get("args"),
-        "mainApplicationFile": job.mainApplicationFile,
+        "mainApplicationFile": job.mainApplicationFile or NO_FILE,
         "mainClass": job.mainClass,
         "hadoopConf": dict(job.hadoopConf),
     }

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import copy
+import importlib
 from typing import Any
 
 import pytest
 
 from tests.golden import runner
-from tests.golden.areas import job_differences, mpi_build, tensorflow_phase
+from tests.golden.areas import dask_build, job_differences, jobs, mpi_build, spark_build, tensorflow_phase
 from tests.golden.runner import Case
 
 
 def case_of(area: str, cause: str) -> tuple[Case, dict[str, Any]]:
     """The first case that differs for this cause alone, and what propfan answers."""
-    [report] = runner.run_paths([runner.DATA], area=area)
-    case = next(o.case for o in report.outcomes if o.causes == {cause})
-    module = __import__(f"tests.golden.areas.{area}", fromlist=["run"])
+    module = importlib.import_module(f"tests.golden.areas.{area}")
+    cases = runner.read_cases(runner.DATA / f"{area}.jsonl.gz")
+    case = next(case for case in cases if runner.run_case(case, module).causes == {cause})
     return case, dict(module.run(case.input))
 
 
@@ -59,3 +60,36 @@ def test_a_link_to_another_pod_is_no_difference_on_purpose() -> None:
     index = next(index for index, log in enumerate(logs) if "-ps-0" in log["uri"])
     logs[index] = {**logs[index], "uri": logs[index]["uri"].replace("-ps-0", "-ps-7")}
     assert unexcused(tensorflow_phase.compare, case, answer)
+
+
+@pytest.mark.parametrize("area", ["pytorch_build", "clustered_build"])
+def test_another_value_of_a_variable_named_twice_is_no_difference_on_purpose(area: str) -> None:
+    case, answer = case_of(area, jobs.REPEATED)
+    assert unexcused(jobs.compare, case, answer) == []
+    changed = copy.deepcopy(answer)
+    change_variables(changed["resource"]["spec"])
+    assert unexcused(jobs.compare, case, changed)
+    assert unexcused(jobs.compare, case, {**answer, "resource": case.output["resource"]}), "twice is not once"
+
+
+def change_variables(value: Any) -> None:
+    """Gives every variable of a container a value that it has not."""
+    if isinstance(value, list):
+        for item in value:
+            change_variables(item)
+    elif isinstance(value, dict):
+        for variable in value.get("env") or ():
+            variable["value"] = "another"
+        for item in value.values():
+            change_variables(item)
+
+
+def test_only_a_missing_file_and_member_count_as_those_that_definitions_refuse() -> None:
+    case, answer = case_of("spark_build", spark_build.NO_FILE)
+    assert unexcused(spark_build.compare, case, answer) == []
+    answer["resource"]["spec"]["mainApplicationFile"] = "local:///another.jar"
+    assert unexcused(spark_build.compare, case, answer) == [".resource.spec.mainApplicationFile"]
+    case, answer = case_of("dask_build", dask_build.NO_MEMBER)
+    assert unexcused(dask_build.compare, case, answer) == []
+    answer["resource"]["spec"]["cluster"]["metadata"] = {"labels": {"a": "b"}}
+    assert unexcused(dask_build.compare, case, answer)

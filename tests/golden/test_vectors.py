@@ -16,6 +16,7 @@ COUNTS: Final = {
     "tasklog": 300,
     "names": 600,
     "execmeta": 300,
+    "connector": 300,
     **{f"{kind}_{area}": 300 for kind in JOBS for area in ("build", "phase")},
 }
 

@@ -151,7 +151,7 @@ def compare(case_input: Mapping[str, Any], expected: Mapping[str, Any], actual: 
 
 
 def _once(value: Any, path: str = "") -> Any:
-    """The object with each variable of a container once, by its last value, and each port."""
+    """The object with each variable of a container once, by its last value, each port and each secret for images."""
     if isinstance(value, Mapping):
         return {name: _once(inner, f"{path}.{name}") for name, inner in value.items()}
     if not isinstance(value, list):
@@ -164,4 +164,6 @@ def _once(value: Any, path: str = "") -> Any:
             else:
                 kept.setdefault((item["containerPort"], item.get("protocol", "TCP")), item)
         return list(kept.values())
+    if path.endswith(".imagePullSecrets"):
+        return [item for index, item in enumerate(value) if item not in value[:index]]
     return [_once(item, f"{path}[]") for item in value]

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from propfan.pluginmachinery.errors import DecodeError
 from propfan.pluginmachinery.kubernetes_plugin import Kind, ObjectMeta, ObservedObject
-from propfan.pluginmachinery.operators.job_objects import SpecDecoder, StatusDecoder
+from propfan.pluginmachinery.operators.job_objects import NO_METADATA, SpecDecoder, StatusDecoder, render
 
 JOB = Kind("example.com", "v1", "Job", "jobs")
 
@@ -115,3 +115,38 @@ def test_specs_are_not_kept_for_ever() -> None:
         specs.decode(of_generation(f"uid-{number}", 1, b'{"spec":1}'))
     assert specs.decode(of_generation("uid-4999", 1, b"not looked at")) == 1
     assert specs.decode(of_generation("uid-0", 1, b'{"spec":2}')) == 2
+
+
+def test_what_a_container_has_twice_is_written_once() -> None:
+    container = {
+        "name": "c",
+        "env": [{"name": "A", "value": "1"}, {"name": "B"}, {"name": "A", "valueFrom": {"x": "y"}}],
+        "ports": [
+            {"name": "web", "containerPort": 80},
+            {"name": "same", "containerPort": 80, "protocol": "TCP"},
+            {"containerPort": 80, "protocol": "UDP"},
+        ],
+    }
+    pod = {"initContainers": [container], "containers": [container], "imagePullSecrets": [{"name": "s"}] * 2}
+    spec = {"roles": [{"template": {"spec": pod}}], "env": [{"name": "A"}, {"name": "A"}], "ports": [{"port": 1}] * 2}
+    before = msgspec.json.encode(spec)
+    written = msgspec.json.decode(render(JOB, NO_METADATA, spec).to_json())["spec"]
+    once = {
+        "name": "c",
+        "env": [{"name": "A", "valueFrom": {"x": "y"}}, {"name": "B"}],
+        "ports": [{"name": "web", "containerPort": 80}, {"containerPort": 80, "protocol": "UDP"}],
+    }
+    secrets = [{"name": "s"}]
+    assert written == {
+        **spec,
+        "roles": [
+            {"template": {"spec": {"initContainers": [once], "containers": [once], "imagePullSecrets": secrets}}}
+        ],
+    }
+    assert msgspec.json.encode(spec) == before
+
+
+def test_members_of_a_pod_that_are_unset_stay_so() -> None:
+    spec = {"containers": None, "inner": {"initContainers": None, "containers": [{"name": "c", "env": None}]}}
+    written = msgspec.json.decode(render(JOB, NO_METADATA, spec).to_json())["spec"]
+    assert written == spec
