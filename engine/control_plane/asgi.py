@@ -6,6 +6,7 @@ import hmac
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from typing import Any, Final
 
+import anyio
 import msgspec
 from connectrpc.code import Code
 from connectrpc.errors import ConnectError
@@ -17,6 +18,10 @@ ASGIApplication = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 OPEN_PATHS: Final = ("/healthz", "/upload/", "/download/", "/flyteidl2.auth.AuthMetadataService/")
 """Need no token: they tell nothing that is secret, or are good for one object only."""
+
+
+_STREAMS: Final = (b"application/connect+", b"application/grpc")
+"""Beginnings of the content types of methods that answer with a stream."""
 
 
 class Application:
@@ -57,6 +62,33 @@ class Application:
 
 
 async def _serve(application: ASGIApplication, scope: Scope, receive: Receive, send: Send) -> None:
+    content_type = next((value for name, value in scope["headers"] if name == b"content-type"), b"")
+    if not content_type.startswith(_STREAMS):
+        await _answer_or_leave(application, scope, receive, send)
+        return
+    # A watch that has nothing to tell would not notice that nobody listens any more.
+    has_all = anyio.Event()
+
+    async def receive_request() -> MutableMapping[str, Any]:
+        message = await receive()
+        if message["type"] == "http.request" and not message.get("more_body"):
+            has_all.set()
+        return message
+
+    async with anyio.create_task_group() as tasks:
+
+        async def await_hang_up() -> None:
+            await has_all.wait()
+            while (await receive())["type"] != "http.disconnect":
+                pass
+            tasks.cancel_scope.cancel()
+
+        tasks.start_soon(await_hang_up)
+        await _answer_or_leave(application, scope, receive_request, send)
+        tasks.cancel_scope.cancel()
+
+
+async def _answer_or_leave(application: ASGIApplication, scope: Scope, receive: Receive, send: Send) -> None:
     try:
         await application(scope, receive, send)
     except ConnectError as error:

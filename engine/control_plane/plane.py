@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import AsyncIterator, Mapping, Sequence
+import secrets
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import Final, Self
 import anyio
 import msgspec
 import structlog
+from cryptography.fernet import Fernet
 from flyteidl2.common import identifier_pb2, list_pb2
 from flyteidl2.core import literals_pb2
 from flyteidl2.core.security_pb2 import Secret
@@ -43,7 +45,7 @@ from propfan.engine.reconcile.live_task import TaskKey
 from propfan.engine.submission import Submission, to_task_action
 from propfan.engine.task_events import TaskEvent
 from propfan.pluginmachinery import iopaths
-from propfan.pluginmachinery.errors import NotFoundError, ObjectNotFoundError, PropfanError
+from propfan.pluginmachinery.errors import ConflictError, NotFoundError, ObjectNotFoundError, PropfanError
 from propfan.pluginmachinery.kubernetes_plugin import ObjectMeta
 from propfan.pluginmachinery.podspec.build import parse
 from propfan.pluginmachinery.taskaction import TaskAction, TaskActionSpec
@@ -52,6 +54,7 @@ logger = structlog.get_logger(__name__)
 
 DATABASE_FILE: Final = "control-plane.db"
 KEY_FILE: Final = "control-plane.key"
+NAME_FILE: Final = "control-plane.name"
 
 _ENDED_PARENT: Final = "its parent action '{}' is over"
 
@@ -67,6 +70,7 @@ class ControlPlane:
     Enter and leave it in the same task, as an ``Engine``.
 
     Attributes:
+        name: Of this process in the database, the same after a restart on the same data directory.
         app: The ASGI application; it may be mounted at the root of another one, which need not know lifespans.
         open_app: The same for those who need no token: tasks on this machine.
     """
@@ -109,7 +113,8 @@ class ControlPlane:
         config, data_dir = self.config, self._engine_config.data_dir
         if data_dir is not None:
             data_dir.mkdir(parents=True, exist_ok=True)
-        key = config.secrets_key.encode() or _key(data_dir)
+        key = config.secrets_key.encode() or _kept(data_dir, KEY_FILE, Fernet.generate_key)
+        self.name = _kept(data_dir, NAME_FILE, lambda: secrets.token_hex(8).encode()).decode()
         async with AsyncExitStack() as stack:
             database = await stack.enter_async_context(open_database(config.database or _database(data_dir)))
             self.ledger = Ledger(RunStore(database), is_shared=database.is_shared)
@@ -139,12 +144,12 @@ class ControlPlane:
 
     async def _go_on(self) -> None:
         """Hands over what was accepted and not handed over before the last end."""
-        for record in await self.ledger.store.unsubmitted():
+        for record in await self.ledger.store.unsubmitted(self.name):
             try:
                 await self._hand_over(record)
             except PropfanError as error:
                 await self._give_up(record.key, str(error))
-        for run, parent in await self.ledger.store.parents_at_work():
+        for run, parent in await self.ledger.store.parents_at_work(self.name):
             self._balance(await self.ledger.view(run), parent)
 
     # -- Runs and actions --------------------------------------------------------------------------
@@ -213,6 +218,9 @@ class ControlPlane:
         for record in records:
             if record.is_over:
                 continue
+            driver = (await self.ledger.view(record.key.run)).run.driver
+            if driver != self.name:
+                raise ConflictError(f"run {record.key.run}", f"process {driver} has its tasks: ask there")
             try:
                 await self.engine.abort(self._task_key(record.key), reason)
             except NotFoundError:
@@ -369,17 +377,13 @@ def _database(data_dir: Path | None) -> str:
     return f"sqlite:///{(data_dir / DATABASE_FILE).absolute()}" if data_dir is not None else "sqlite://"
 
 
-def _key(data_dir: Path | None) -> bytes:
-    """The key of this control plane; made when there is none yet, readable by its owner only."""
-    from cryptography.fernet import Fernet
-
+def _kept(data_dir: Path | None, name: str, make: Callable[[], bytes]) -> bytes:
+    """What is in a file of the data directory; made when there is none yet, readable by its owner only."""
     if data_dir is None:
-        return Fernet.generate_key()
-    path = data_dir / KEY_FILE
-    try:
+        return make()
+    path = data_dir / name
+    with contextlib.suppress(FileExistsError):
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         with os.fdopen(descriptor, "wb") as file:
-            file.write(Fernet.generate_key())
-    except FileExistsError:
-        pass
+            file.write(make())
     return path.read_bytes()

@@ -78,7 +78,7 @@ class ActionRecord(msgspec.Struct):
 
 
 class RunRecord(msgspec.Struct, frozen=True):
-    """A run; how it stands is told by its root action."""
+    """A run; how it stands is told by its root action. ``driver`` is the process whose engine has its tasks."""
 
     id: identifier_pb2.RunIdentifier
     task_name: str
@@ -86,6 +86,7 @@ class RunRecord(msgspec.Struct, frozen=True):
     spec: run_pb2.RunSpec
     source: int
     created_by: str
+    driver: str
     created_at: datetime
 
 

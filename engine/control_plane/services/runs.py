@@ -58,6 +58,7 @@ class Runs(RunService):
             spec=request.run_spec,
             source=request.source,
             created_by=user_name(),
+            driver=self._plane.name,
             created_at=_start_time(request),
         )
         base = request.run_spec.run_base_dir or self._plane.run_base(run.id)

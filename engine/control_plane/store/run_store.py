@@ -72,6 +72,7 @@ class RunStore:
             "source": run.source,
             "labels": dict(run.spec.labels.values),
             "created_by": run.created_by,
+            "driver": run.driver,
             "created_at": micros(run.created_at),
             "phase": root.phase,
         }
@@ -153,15 +154,15 @@ class RunStore:
         query = select(actions).where(actions.c.run == run).order_by(actions.c.position, actions.c.name)
         return await self._read(query)
 
-    async def unsubmitted(self) -> Sequence[ActionRecord]:
-        """Actions that go on and that the engine may not have."""
-        query = select(actions).where(actions.c.is_submitted == 0, actions.c.phase.not_in(TERMINAL))
-        return await self._read(query)
+    async def unsubmitted(self, driver: str) -> Sequence[ActionRecord]:
+        """Actions of a process that go on and that its engine may not have."""
+        query = select(actions).join(runs, actions.c.run == runs.c.name).where(runs.c.driver == driver)
+        return await self._read(query.where(actions.c.is_submitted == 0, actions.c.phase.not_in(TERMINAL)))
 
-    async def parents_at_work(self) -> Sequence[tuple[str, str]]:
-        """Run and name of the actions whose children go on."""
-        query = select(actions.c.run, actions.c.parent).distinct()
-        query = query.where(actions.c.parent != "", actions.c.phase.not_in(TERMINAL))
+    async def parents_at_work(self, driver: str) -> Sequence[tuple[str, str]]:
+        """Run and name of a process' actions whose children go on."""
+        query = select(actions.c.run, actions.c.parent).distinct().join(runs, actions.c.run == runs.c.name)
+        query = query.where(runs.c.driver == driver, actions.c.parent != "", actions.c.phase.not_in(TERMINAL))
         async with self._database.reading() as connection:
             return [(run, parent) for run, parent in await connection.execute(query)]
 
@@ -232,6 +233,7 @@ def _run(row: Row[Any]) -> RunRecord:
         spec=run_pb2.RunSpec.FromString(row.spec),
         source=row.source,
         created_by=row.created_by,
+        driver=row.driver,
         created_at=of_micros(row.created_at),
     )
 

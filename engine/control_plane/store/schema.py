@@ -24,6 +24,7 @@ runs: Final = Table(
     Column("source", Integer, nullable=False),
     Column("labels", JSON, nullable=False),
     Column("created_by", String(255), nullable=False),
+    Column("driver", String(63), nullable=False),  # which process has its tasks
     Column("created_at", BigInteger, nullable=False),
     Column("phase", Integer, nullable=False),  # of the root action
     Column("ended_at", BigInteger),

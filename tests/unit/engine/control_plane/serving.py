@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
 from typing import Any
 
 import anyio
 
 from propfan.engine.config import EngineConfig
-from propfan.engine.control_plane import ControlPlaneConfig
-from propfan.engine.control_plane.serving import Listener, serve_until
+from propfan.engine.control_plane import ControlPlane, ControlPlaneConfig
+from propfan.engine.control_plane.serving import Listener, serve_until, serving
 
 CONFIG = EngineConfig(core_poll_s=0.05, status_linger_s=0.0)
 
@@ -41,3 +41,14 @@ async def served(engine: EngineConfig = CONFIG, **settings: Any) -> AsyncIterato
             yield found[0]
         finally:
             stop.set()
+
+
+@asynccontextmanager
+async def serving_plane(engine: EngineConfig = CONFIG) -> AsyncIterator[tuple[ControlPlane, str]]:
+    """A running control plane from inside, and its URL."""
+    listener = Listener(port=0)
+    bound = listener.bind()
+    url = listener.url(bound)
+    with closing(bound):
+        async with ControlPlane(engine, ControlPlaneConfig(endpoint=url)) as plane, serving(plane, bound):
+            yield plane, url

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -35,7 +36,7 @@ from flyteidl2.workflow.events_proxy_service_pb2 import RecordRequest
 from flyteidl2.workflow.run_service_connect import RunServiceClient
 
 from tests.unit.engine.control_plane.messages import PROJECT, duration, sleep_task
-from tests.unit.engine.control_plane.serving import served
+from tests.unit.engine.control_plane.serving import served, serving_plane
 
 pytestmark = pytest.mark.anyio
 
@@ -311,3 +312,25 @@ async def test_a_reservation_is_one_owners_until_it_is_released() -> None:
             await cache.release_reservation(v1.ReleaseReservationRequest(key="k", owner_id="b"))
         await cache.release_reservation(v1.ReleaseReservationRequest(key="k", owner_id="a"))
         assert await reserve("b") == "b"
+
+
+async def test_a_watcher_that_hangs_up_is_not_kept() -> None:
+    async with serving_plane() as (plane, url):
+        await RunServiceClient(url).create_run(create(seconds=30))
+        view = await plane.ledger.view("r1")
+
+        async def watch() -> None:
+            request = WatchForUpdatesRequest(parent_action_id=action_id())
+            with contextlib.suppress(ConnectError):  # it is cancelled
+                async for _ in ActionsServiceClient(url).watch_for_updates(request):
+                    pass
+
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(watch)
+            with anyio.fail_after(30):
+                while view.watchers != 1:  # noqa: ASYNC110  # nobody tells of its coming
+                    await anyio.sleep(0.01)
+            tasks.cancel_scope.cancel()
+        with anyio.fail_after(30):
+            while view.watchers:  # noqa: ASYNC110  # nor of its going
+                await anyio.sleep(0.01)

@@ -22,6 +22,7 @@ def upgrade() -> None:
         sa.Column("source", sa.Integer, nullable=False),
         sa.Column("labels", sa.JSON, nullable=False),
         sa.Column("created_by", sa.String(255), nullable=False),
+        sa.Column("driver", sa.String(63), nullable=False),
         sa.Column("created_at", sa.BigInteger, nullable=False),
         sa.Column("phase", sa.Integer, nullable=False),
         sa.Column("ended_at", sa.BigInteger),
