@@ -124,9 +124,7 @@ class Jobs:
     def __init__(self, clock: Clock, limit_s: float) -> None:
         self._clock: Final = clock
         self._limit_s: Final = limit_s
-        self._timers: Final[Timers[Job]] = Timers(
-            clock, self._on_due, lambda job: job.is_kept and not job.live.is_dropped
-        )
+        self._timers: Final[Timers[Job]] = Timers(clock, self._on_due, Job.is_wanted, _GRAIN_S)
         self._plugins: Final[dict[str, JobsOfPlugin]] = {}
         self._tasks: anyio.abc.TaskGroup | None = None
         self._poke: Poke | None = None
