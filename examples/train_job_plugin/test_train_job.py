@@ -6,7 +6,7 @@ import msgspec
 import pytest
 from train_job import TrainJobPlugin, entry
 
-from propfan.pluginmachinery.errors import BadTaskSpecificationError
+from propfan.pluginmachinery.errors import BadTaskSpecificationError, ConfigError
 from propfan.pluginmachinery.phases import Phase
 from propfan.pluginmachinery.testing import (
     FakeTaskContext,
@@ -20,6 +20,8 @@ TASK = task_template(
     "train-job", image="train:1", args=["train", "{{.input}}"], limits={"gpu": "1"}, custom={"numNodes": 2}
 )
 
+SECTIONS = {"train-job": {"runtime": "torch-distributed"}}
+
 
 def told(kind: str, reason: str = "", message: str = "") -> dict[str, object]:
     return {"conditions": [{"type": kind, "status": "True", "reason": reason, "message": message}]}
@@ -32,6 +34,7 @@ def nodes(**counts: int) -> dict[str, object]:
 class TestContract(KubernetesPluginContract):
     entry = entry
     templates = (TASK, task_template("train-job", image="train:1"))
+    sections = SECTIONS
     samples = (
         StatusSample("suspended", told("Suspended"), Phase.QUEUED),
         StatusSample("nodes start", nodes(active=1, ready=0), Phase.INITIALIZING),
@@ -61,3 +64,8 @@ async def test_what_the_plugin_does_not_know_is_refused(custom: dict[str, object
     ctx = FakeTaskContext(task_template("train-job", image="train:1", custom=custom))
     with pytest.raises(BadTaskSpecificationError, match=r"invalid TaskSpecification \[.*\], Err: \["):
         await TrainJobPlugin(setup_context()).build_resource(ctx)
+
+
+def test_a_wrong_setting_is_named() -> None:
+    with pytest.raises(ConfigError, match=r"plugins\.train-job\.runtime"):
+        TrainJobPlugin(setup_context(sections={"train-job": {"runtime": 1}}))

@@ -5,9 +5,7 @@ Kubeflow Trainer itself needs a cluster of its own; the statuses that it would w
 
 from __future__ import annotations
 
-import os
 import shutil
-import subprocess
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -23,29 +21,16 @@ from propfan.engine.task_state import Outcome
 from propfan.pluginmachinery.kubernetes_plugin import Kind, ObservedObject
 from propfan.pluginmachinery.registry import Registry
 from propfan.pluginmachinery.testing import InMemoryStore, setup_context, task_template
+from tests.unit.examples.commands import ROOT, run
 
 pytestmark = pytest.mark.anyio
 
-ROOT = Path(__file__).parents[3]
 EXAMPLE = ROOT / "examples" / "train_job_plugin"
 
 TRAIN_JOB = Kind("trainer.kubeflow.org", "v1alpha1", "TrainJob", "trainjobs")
 TASK = task_template(
     "train-job", image="train:1", args=["train"], requests={"cpu": "1"}, custom={"runtime": "jax", "numNodes": 2}
 )
-
-
-def run(directory: Path, *command: str) -> str:
-    done = subprocess.run(
-        [sys.executable, "-m", *command],
-        cwd=directory,
-        env={**os.environ, "PYTHONDONTWRITEBYTECODE": "1"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
 
 
 def copied_to(directory: Path) -> Path:
@@ -58,7 +43,7 @@ def target(tmp_path_factory: pytest.TempPathFactory) -> Path:
     pytest.importorskip("pip")
     folder = tmp_path_factory.mktemp("site")
     options = ("--quiet", "--no-deps", "--no-build-isolation", "--disable-pip-version-check")
-    run(folder, "pip", "install", *options, "--target", str(folder / "site"), str(copied_to(folder)))
+    run(folder, "-m", "pip", "install", *options, "--target", str(folder / "site"), str(copied_to(folder)))
     return folder / "site"
 
 
@@ -73,7 +58,7 @@ def test_an_operators_plugin_is_short() -> None:
 
 
 def test_example_passes_its_own_tests_and_the_contract(tmp_path: Path) -> None:
-    report = run(copied_to(tmp_path), "pytest", "-q", "-p", "no:cacheprovider")
+    report = run(copied_to(tmp_path), "-m", "pytest", "-q", "-p", "no:cacheprovider")
     assert " passed" in report
     assert "failed" not in report
 
@@ -140,7 +125,7 @@ async def test_a_failed_train_job_fails_its_task_in_its_own_words() -> None:
             assert status.error.message == "node 1 crashed"
 
 
-@pytest.mark.parametrize("name", ["train_job.py"])
+@pytest.mark.parametrize("name", ["pyproject.toml", "train_job.py", "test_train_job.py"])
 def test_documentation_shows_the_example_as_it_is(name: str) -> None:
     page = (ROOT / "docs" / "writing-a-plugin.md").read_text()
-    assert f"```python\n{(EXAMPLE / name).read_text()}```" in page
+    assert f"```{'toml' if name.endswith('toml') else 'python'}\n{(EXAMPLE / name).read_text()}```" in page

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from propfan.engine.taskfiles import read_tasks
-from tests.unit.examples.test_batch_job_plugin import ROOT, run
+from tests.unit.examples.commands import ROOT, run
 
 EXAMPLE = ROOT / "examples" / "training_connector"
 PROPFAN = (sys.executable, "-c", "from propfan.engine.cli import main; main()")
