@@ -40,6 +40,10 @@ _PENDING_LINGERS: Final = 40
 _PENDING_APART: Final = timedelta(milliseconds=20)
 """A task that is about to run changes some times within a second or two, and of a crowd only few begin at once: what
 is only on its way to run waits for so many lingers, and longer in a crowd. Most of it is never written."""
+_PENDING_WRITES: Final = 40
+_LONGEST_PENDING_S: Final = 30.0
+"""Or for the time of so many writes, up to this: a server that is slow is not to be pressed by what does not matter."""
+_LATEST_SHARE: Final = 0.1
 
 _UNHEARD_RETRY: Final = timedelta(seconds=1)
 _LONGEST_SINK_WAIT_S: Final = 5.0
@@ -82,6 +86,8 @@ class Publisher:
         self._on_vanished: Final = on_vanished
         self._on_overtaken: Final = on_overtaken
         self._next_pending = datetime.min.replace(tzinfo=UTC)
+        self._write_s = 0.0
+        """How long a write takes, a moving average."""
         self._to_send: Final[deque[LiveTask]] = deque()
         self._to_write: Final[deque[LiveTask]] = deque()
         self._send_more: Final = Signal()
@@ -112,12 +118,17 @@ class Publisher:
             live.write_at = now
             self.due(live)
             return
-        write_at = max(now + self._linger * _PENDING_LINGERS, self._next_pending) if is_pending else now + linger
+        write_at = max(now + self._pending_linger, self._next_pending) if is_pending else now + linger
         if live.write_at is None or write_at < live.write_at:
             if is_pending:
                 self._next_pending = write_at + _PENDING_APART
             live.write_at = write_at
             self._timers.set(live, write_at)
+
+    @property
+    def _pending_linger(self) -> timedelta:
+        slow = timedelta(seconds=min(self._write_s * _PENDING_WRITES, _LONGEST_PENDING_S))
+        return max(self._linger * _PENDING_LINGERS, slow)
 
     def due(self, live: LiveTask) -> None:
         """Starts the write whose time has come."""
@@ -227,6 +238,7 @@ class Publisher:
         run_action = f"{identity.run}/{identity.action}"
         patch = status.to_patch(live.state, run_action, self._clock.now(), live.unsent, writer=live.writer)
         version = live.action.metadata.resource_version
+        sent_s = anyio.current_time()
         try:
             answer = await self._cluster.patch(
                 TASK_ACTION, *live.key, patch, subresource="status", resource_version=version
@@ -241,6 +253,7 @@ class Publisher:
         except ApiError as error:
             self._retry(live, error)
             return
+        self._write_s += (anyio.current_time() - sent_s - self._write_s) * _LATEST_SHARE
         live.learn_action(answer)
         live.failed_writes = 0
         live.written_at = self._clock.now()

@@ -41,6 +41,7 @@ class Desk:
         clock = VirtualClock(loop)
         self.began_s = loop.time()
         self.written_s: list[float] = []
+        self.takes_s = 0.0
         self.overtaken_by: list[ObservedObject] = []
         self.timers: Timers[LiveTask] = Timers(clock, self.due, lambda _: True)
         self.publisher = Publisher(
@@ -65,6 +66,7 @@ class Desk:
 
     async def patch(self, *_: object, **__: object) -> ObservedObject:
         self.written_s.append(round(self._loop.time() - self.began_s, 3))
+        await anyio.sleep(self.takes_s)
         return self.live.action
 
     def change(self, *, urgent: bool = False) -> None:
@@ -167,6 +169,12 @@ def pending(desk: Desk, *, has_object: bool = True) -> Desk:
 async def test_what_is_on_its_way_to_run_waits_for_what_comes_soon() -> None:
     assert await pending(Desk()).run(1.0, 0.5, 0.5) == [3.0]
     assert await pending(Desk()).run(1.0, 4.0) == [3.0, 7.0]
+
+
+async def test_a_slow_server_is_not_pressed_by_what_is_on_its_way_to_run() -> None:
+    desk = pending(Desk())
+    desk.takes_s = 2.0
+    assert await desk.run(1.0, 5.0) == [3.0, 14.0]  # the first write took a tenth of its time into the average
 
 
 async def test_what_is_of_a_job_elsewhere_does_not_wait_longer() -> None:
