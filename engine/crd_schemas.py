@@ -12,7 +12,9 @@ from propfan.engine.clock import Clock
 from propfan.engine.cluster import Cluster, Kind
 from propfan.pluginmachinery.errors import DecodeError, ForbiddenError, NotFoundError
 
-DEFINITION: Final = Kind("apiextensions.k8s.io", "v1", "CustomResourceDefinition", "customresourcedefinitions")
+DEFINITION: Final = Kind(
+    "apiextensions.k8s.io", "v1", "CustomResourceDefinition", "customresourcedefinitions", namespaced=False
+)
 
 LOOK_AGAIN_AFTER: Final = timedelta(minutes=1)
 """An operator may be upgraded while the engine runs; a definition with pods in it has half a megabyte."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
@@ -11,6 +11,10 @@ import msgspec
 import pytest
 from flyteidl2.core import tasks_pb2
 
+from propfan.engine.clock import SystemClock
+from propfan.engine.crd_schemas import ClusterCrdSchemas
+from propfan.engine.kubernetes.cluster import KubernetesCluster
+from propfan.engine.kubernetes.config import KubernetesConfig
 from propfan.pluginmachinery import object_metadata
 from propfan.pluginmachinery.config import K8sConfig
 from propfan.pluginmachinery.kubernetes_plugin import Kind, ObjectMeta, ObservedObject
@@ -19,7 +23,7 @@ from propfan.pluginmachinery.testing import FakeTaskContext, setup_context, task
 from propfan.plugins.spark import SparkPlugin
 from propfan.plugins.spark.application import SPARK_APPLICATION
 from propfan.plugins.spark.pod_template_support import FIELD
-from tests.cluster.api import ApiError, Object
+from tests.cluster.api import Object
 from tests.cluster.control_plane import ControlPlane
 from tests.cluster.pods import asked
 from tests.peers.sdk_templates.recorded import recorded
@@ -133,14 +137,22 @@ def test_image_that_can_not_be_pulled_fails_the_task_though_never_the_applicatio
     assert "ImagePull" in run.verdicts[-1].error.code
 
 
-def test_definition_of_the_operator_has_the_field_that_is_looked_for(spark: ControlPlane) -> None:
-    definitions = Definitions(spark, takes_templates=True)
-    assert anyio.run(definitions.has_field, SPARK_APPLICATION, FIELD)
-    assert not anyio.run(definitions.has_field, SPARK_APPLICATION, "spec.driver.nothing")
+def test_an_engine_sees_that_the_operator_takes_whole_pods(spark: ControlPlane) -> None:
+    async def look() -> Sequence[bool]:
+        async with KubernetesCluster.connect(KubernetesConfig(kubeconfig=str(spark.kubeconfig))) as cluster:
+            crds = ClusterCrdSchemas(cluster, SystemClock())
+            unknown = Kind("example.org", "v1", "Widget", "widgets")
+            asked_for = [(SPARK_APPLICATION, FIELD), (SPARK_APPLICATION, "spec.driver.nothing"), (unknown, "spec")]
+            return [await crds.has_field(kind, path) for kind, path in asked_for]
+
+    assert anyio.run(look) == [True, False, False]
 
 
-def test_operator_requires_a_file_beside_a_class(spark: ControlPlane, namespace: str) -> None:
+def test_a_class_that_the_image_has_needs_no_file(spark: ControlPlane, namespace: str) -> None:
     template = task_template("spark", image="spark", custom={"mainClass": "Main", "applicationType": "JAVA"})
     run = Run(spark, namespace, template, takes_templates=True)
-    with pytest.raises(ApiError, match=r"422 Invalid .*spec\.mainApplicationFile"):
-        run.create()
+    run.create(outcome="succeeded", run_for="2s")
+    run.until(Phase.SUCCESS)
+    (driver,) = (pod for name, pod in run.pods().items() if name.endswith("-driver"))
+    arguments = next(c["args"] for c in driver["spec"]["containers"] if c["name"] == "spark-kubernetes-driver")
+    assert arguments[arguments.index("--class") + 1] == "Main"

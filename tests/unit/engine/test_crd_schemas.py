@@ -9,7 +9,8 @@ import msgspec
 import pytest
 
 from propfan.engine.cluster import Kind, ObjectMeta, ObservedObject
-from propfan.engine.crd_schemas import DEFINITION, LOOK_AGAIN_AFTER, ClusterCrdSchemas
+from propfan.engine.crd_schemas import DEFINITION, LOOK_AGAIN_AFTER, ClusterCrdSchemas, definition_name
+from propfan.engine.kubernetes import objects
 from propfan.pluginmachinery.errors import ApiError, DecodeError, ForbiddenError, NotFoundError, UnavailableError
 from propfan.pluginmachinery.testing import NOW
 
@@ -107,3 +108,8 @@ async def test_what_is_no_definition_is_told() -> None:
     server.spec = ["?"]
     with pytest.raises(DecodeError, match=r"widgets\.example\.org"):
         await schemas(server).has_field(WIDGET, "spec")
+
+
+def test_definitions_are_in_no_namespace() -> None:
+    path = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions/widgets.example.org"
+    assert objects.item(DEFINITION, "", definition_name(WIDGET)) == path
