@@ -189,7 +189,7 @@ def _cache_busy(state: TaskState, event: CacheBusy, now: datetime) -> Step:
 def _launched(state: TaskState, event: Launched, now: datetime) -> Step:
     """The object is there, or what it begins with is written down first: watch it."""
     data = event.plugin_data
-    state = _fresh_goal(state, Stage.ACTIVE, observed_at=now, recheck_at=now + _FIRST_LOOK)
+    state = _fresh_goal(state, Stage.ACTIVE, observed_at=now, recheck_at=now + _FIRST_LOOK, awaits_write=False)
     if data is None:
         return advance(state, Phase.QUEUED, 0, event.reason, now)
     told = advance(_replace(state, plugin_data=data, awaits_write=True), Phase.QUEUED, 0, event.reason, now)
@@ -213,6 +213,7 @@ def _postpone(state: TaskState, event: Postponed, now: datetime) -> Step:
         retry_at=now + seconds(wait_s),
         waiting_for=event.reason,
         queued_since=state.queued_since or now,
+        awaits_write=False,
     )
     return advance(state, Phase.WAITING_FOR_RESOURCES, 0, event.reason, now)
 
@@ -317,7 +318,12 @@ def _missing_outputs(state: TaskState, event: Faulted, now: datetime) -> Step:
 
 
 def _relaunch(state: TaskState, event: ObjectGone, now: datetime) -> Step:
-    """The old object is away: the next one may come, after its back-off."""
+    """The old object is away: the next one may come, after its back-off.
+
+    One of the same name may not until this is written down: an engine that found the task still
+    cleaning would take the new object for the old one.
+    """
+    has_same_name = state.removing_attempt == state.attempt
     waits = state.launch_at if state.launch_at is not None and state.launch_at > now else None
     state = _fresh_goal(
         state,
@@ -327,9 +333,9 @@ def _relaunch(state: TaskState, event: ObjectGone, now: datetime) -> Step:
         launch_at=None,
         removing_attempt=0,
         plugin_data=None,
-        awaits_write=False,
+        awaits_write=has_same_name,
     )
-    return Step(_replace(state, retry_at=waits))
+    return Step(_replace(state, retry_at=waits), (Persist(urgent=True),) if has_same_name else ())
 
 
 def _time_out(state: TaskState, event: TimedOut, now: datetime) -> Step:

@@ -119,7 +119,7 @@ def saved(state: TaskState, now: datetime) -> TaskState:
 def what_outlives(state: TaskState) -> TaskState:
     """All but what the next look finds out again."""
     pending = None if state.pending is None else msgspec.structs.replace(state.pending, info=None)
-    return msgspec.structs.replace(state, pending=pending, observed_at=None, recheck_at=None)
+    return msgspec.structs.replace(state, pending=pending, observed_at=None, recheck_at=None, awaits_write=False)
 
 
 class AnyOrder(RuleBasedStateMachine):
@@ -280,6 +280,23 @@ def test_every_stage_that_goes_on_can_be_aborted() -> None:
 
 def test_what_destroys_waits_until_its_decision_is_written() -> None:
     assert {stage for stage in Stage if machine.must_be_durable(fresh(stage))} == {Stage.CLEANING, Stage.ENDING}
+
+
+@pytest.mark.parametrize("result", [Launched(), Postponed("no room", 0.0)], ids=lambda result: type(result).__name__)
+def test_an_object_of_the_same_name_waits_until_it_is_written_that_the_old_one_is_away(result: Event) -> None:
+    state = fresh(Stage.ACTIVE)
+    lost = machine.step(state, ObjectLost("Lost", "gone"), NOW).state
+    relaunch = machine.step(lost, ObjectGone(), NOW)
+    assert relaunch.commands == (Persist(urgent=True),)
+    assert machine.must_be_durable(relaunch.state)
+    assert not machine.must_be_durable(machine.step(relaunch.state, result, NOW).state)
+
+
+def test_the_next_attempts_object_has_another_name_and_waits_for_no_write() -> None:
+    state = fresh(Stage.CLEANING, attempt=2, removing_attempt=1)
+    relaunch = machine.step(state, ObjectGone(), NOW)
+    assert relaunch.commands == ()
+    assert not machine.must_be_durable(relaunch.state)
 
 
 def test_a_try_that_is_put_off_is_not_overtaken_by_a_look_that_was_due_before() -> None:

@@ -10,7 +10,7 @@ import msgspec
 import pytest
 from flyteidl2.workflow import run_definition_pb2
 
-from propfan.engine.cluster import TASK_ACTION
+from propfan.engine.cluster import TASK_ACTION, Kind, ObservedObject
 from propfan.engine.config import ForeignState
 from propfan.engine.status import STATE_VERSION
 from propfan.engine.task_events import ActionPhase, NotAllRecordedError, TaskEvent
@@ -130,6 +130,28 @@ async def test_a_refused_status_write_is_tried_again(error: ApiError) -> None:
         status = await it.until_over()
         assert now_true(status.conditions) == ["Succeeded/Completed"]
         assert it.cluster.failures == []
+
+
+async def test_a_pod_is_made_again_only_after_it_is_written_that_the_old_one_is_away() -> None:
+    """Else an engine that goes on after a crash would remove the new one as if it were the old one."""
+    async with running() as it:
+        stages: list[str] = []
+        create = it.cluster.create
+
+        async def noted(kind: Kind, body: bytes) -> ObservedObject:
+            private = (await it.status()).plugin_state
+            stages.append(msgspec.json.decode(private)["stage"] if private else "")
+            return await create(kind, body)
+
+        it.cluster.create = noted  # type: ignore[method-assign]
+        await it.submit()
+        await it.until_pod("r1-a0-0")
+        await it.until_reason("Queued")
+        it.cluster.failures.extend([UnavailableError("x", "503")] * 2)
+        await it.move("r1-a0-0", "Running")
+        await it.truth.delete(POD, "default", "r1-a0-0", grace_period_s=0)
+        await it.until(lambda: len(stages) == 2)
+        assert stages[1] == "Launching"
 
 
 async def test_a_state_of_another_executor_is_taken_over_with_its_pod() -> None:
