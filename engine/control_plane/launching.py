@@ -4,21 +4,23 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from datetime import datetime
 from typing import Final
 
 from flyteidl2.common import identifier_pb2
 from flyteidl2.core import tasks_pb2
-from flyteidl2.task import task_definition_pb2
+from flyteidl2.task import run_pb2, task_definition_pb2
 from flyteidl2.workflow import run_definition_pb2
 from google.protobuf import struct_pb2
 
 from propfan.engine.control_plane import progress
 from propfan.engine.control_plane.errors import InvalidRequestError
 from propfan.engine.control_plane.records import ActionKey, ActionRecord, RunRecord, micros
+from propfan.engine.resources.config import QUEUE_LABEL
 from propfan.engine.submission import Submission
 from propfan.pluginmachinery import iopaths
+from propfan.pluginmachinery.names import sanitize_label_value
 from propfan.pluginmachinery.taskaction import CACHE_OVERWRITE_ANNOTATION
 
 MAX_NAME: Final = 30
@@ -142,10 +144,16 @@ def submission_of(
         cache_key=spec.task.cache_key.value,
         env_vars={pair.key: pair.value for pair in run_spec.envs.values},
         interruptible=run_spec.interruptible.value if run_spec.HasField("interruptible") else None,
-        labels=dict(run_spec.labels.values),
+        labels={**_queue_of(run_spec), **run_spec.labels.values},
         annotations=annotations,
         group=spec.group,
     )
+
+
+def _queue_of(run_spec: run_pb2.RunSpec) -> Mapping[str, str]:
+    """The run's queue as a label of its actions."""
+    queue = sanitize_label_value(run_spec.queue)
+    return {QUEUE_LABEL: queue} if queue else {}
 
 
 def embed(template: tasks_pb2.TaskTemplate, run: RunRecord, action: str) -> tasks_pb2.TaskTemplate:

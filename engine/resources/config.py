@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated
+from typing import Annotated, Final
 
 import msgspec
 from msgspec import Meta
+
+QUEUE_LABEL: Final = "flyte.org/queue"
+"""Of a TaskAction: the queue that its run names."""
 
 _Cap = Annotated[int, Meta(ge=1, le=10_000_000)]
 _Seconds = Annotated[float, Meta(ge=1, le=86_400)]
@@ -50,7 +53,7 @@ class QuotasSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True, ren
     """
 
     max_running: _Cap | None = None
-    queue_labels: tuple[str, ...] = ("flyte.org/queue", "kueue.x-k8s.io/queue-name")
+    queue_labels: tuple[str, ...] = (QUEUE_LABEL, "kueue.x-k8s.io/queue-name")
     default_queue: str = "default"
     queues: Mapping[str, QueueQuota] = {}
     projects: Mapping[str, ProjectQuota] = {}

@@ -1,4 +1,4 @@
-"""Labels for Kueue, Volcano and YuniKorn reach the object that a task runs as, and every pod that comes of it."""
+"""Labels for Kueue, Volcano and YuniKorn, and what asks for secrets, reach the object and every pod that comes of it."""
 
 from __future__ import annotations
 
@@ -31,18 +31,22 @@ QUEUE = {
 SIDECAR = {"podSpec": {"containers": [{"name": "main", "image": "busybox"}]}}
 
 
+SECRETS = {"flyte.secrets/s0": "n4"}
+
+
 def pods_in(value: Any) -> Iterator[dict[str, Any]]:
-    """Labels of whatever pods are made from."""
+    """Metadata of whatever pods are made from."""
     if isinstance(value, list):
         for each in value:
             yield from pods_in(each)
     if not isinstance(value, dict):
         return
     if isinstance(value.get("spec"), dict) and "containers" in value["spec"]:
-        yield value.get("metadata", {}).get("labels", {})
+        yield value.get("metadata", {})
     for name, each in value.items():
         if name in ("driver", "executor") and isinstance(each, dict):
-            yield each.get("labels") or (each.get("template") or {}).get("metadata", {}).get("labels", {})
+            own = {kind: each[kind] for kind in ("labels", "annotations") if kind in each}
+            yield own or (each.get("template") or {}).get("metadata", {})
         yield from pods_in(each)
 
 
@@ -69,7 +73,7 @@ async def test_labels_of_the_queue_are_on_the_object_and_on_all_of_its_pods(case
     assert not registry.load(setup_context())
     loaded: Any = registry.plugins[0]
     plain = task_metadata(template)
-    metadata = msgspec.structs.replace(plain, labels={**plain.labels, **QUEUE})
+    metadata = msgspec.structs.replace(plain, labels={**plain.labels, **QUEUE}, annotations=SECRETS)
     ctx, plugin = FakeTaskContext(template, metadata=metadata), loaded.plugin
     is_ray = isinstance(plugin, ray.RayPlugin)
     built = await (plugin.build_job_resource(ctx, "") if is_ray else plugin.build_resource(ctx))
@@ -79,4 +83,5 @@ async def test_labels_of_the_queue_are_on_the_object_and_on_all_of_its_pods(case
     assert QUEUE.items() <= whole["metadata"]["labels"].items()
     found = list(pods_in(whole))
     assert len(found) >= pods
-    assert [labels for labels in found if not QUEUE.items() <= labels.items()] == []
+    assert [pod for pod in found if not QUEUE.items() <= pod["labels"].items()] == []
+    assert [pod for pod in found if not SECRETS.items() <= pod["annotations"].items()] == []
