@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from tests.golden import runner
-from tests.golden.areas import dask_build, job_differences, jobs, mpi_build, spark_build, tensorflow_phase
+from tests.golden.areas import dask_build, job_differences, jobs, mpi_build, ray_phase, spark_build, tensorflow_phase
 from tests.golden.runner import Case
 
 
@@ -93,3 +93,10 @@ def test_only_a_missing_file_and_member_count_as_those_that_definitions_refuse()
     assert unexcused(dask_build.compare, case, answer) == []
     answer["resource"]["spec"]["cluster"]["metadata"] = {"labels": {"a": "b"}}
     assert unexcused(dask_build.compare, case, answer)
+
+
+def test_a_state_of_newer_operators_is_excused_only_with_its_own_phase() -> None:
+    case, answer = case_of("ray_phase", ray_phase.NEWER_STATES)
+    assert unexcused(ray_phase.compare, case, answer) == []
+    answer["phase_info"]["phase"] = "PhaseSuccess"
+    assert unexcused(ray_phase.compare, case, answer)

@@ -21,6 +21,14 @@ SUCCEEDED: Final = "a job that has succeeded"
 
 _OF_PHASE: Final = {".phase_info.phase", ".phase_info.reason", ".phase_info.version", ".phase_info.info"}
 _OF_ERROR: Final = {".phase_info.error.code", ".phase_info.error.kind"}
+_OF_CONDITION: Final = {
+    "Created": "PhaseQueued",
+    "Suspended": "PhaseQueued",
+    "Running": "PhaseRunning",
+    "Restarting": "PhaseRunning",
+    "Succeeded": "PhaseSuccess",
+    "Failed": "PhaseRetryableFailure",
+}
 _NOT_BEGUN: Final = "kubeflow operator hasn't updated the "
 
 
@@ -39,7 +47,8 @@ def compare_phases(case: Mapping[str, Any], expected: Mapping[str, Any], actual:
     verdict, backend = actual["phase_info"], expected["phase_info"]
     waits = verdict["phase"] == "PhaseQueued" and "uspended" in verdict["reason"]
     if expected.get("error", {}).get("message", "").startswith(_NOT_BEGUN):
-        return caused(found, SUSPENDED) if any(c["type"] == "Suspended" for c in true) else found
+        was_suspended = any(c["type"] == "Suspended" for c in true)
+        return caused(found, SUSPENDED) if was_suspended and verdict["phase"] == _OF_CONDITION[newest] else found
     if newest == "Suspended" and waits and backend["phase"] in ("PhaseUndefined", "PhaseRunning"):
         return caused(found, SUSPENDED, _OF_PHASE)
     return of_ends(found, expected, actual, has_succeeded=newest == "Succeeded")
@@ -51,7 +60,7 @@ def of_ends(
     """The last two of ``compare_phases``."""
     backend, verdict = expected.get("phase_info") or {}, actual.get("phase_info") or {}
     if has_succeeded and verdict.get("phase") == "PhaseSuccess" and backend.get("phase", "").endswith("Failure"):
-        return caused(found, SUCCEEDED)
+        return caused(found, SUCCEEDED, {d.path for d in found if d.path.startswith(".phase_info.")})
     error, charged = backend.get("error") or {}, verdict.get("error") or {}
     if (error.get("code"), error.get("kind"), charged.get("kind")) == ("Interrupted", "SYSTEM", "USER"):
         return caused(found, OWN_EXIT, _OF_ERROR)
