@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
+import random
+
 import anyio
+import msgspec
 import pytest
 
-from propfan.engine.cluster import TASK_ACTION
+from propfan.engine.cluster import TASK_ACTION, ObservedObject
 from propfan.engine.config import EngineConfig, ShardingSection
 from propfan.engine.resources.config import ProjectQuota, QueueQuota, QuotasSection
 from propfan.engine.sharding import shard_of
+from propfan.pluginmachinery.errors import NotFoundError
 from propfan.pluginmachinery.kubernetes_plugin import POD
 from propfan.pluginmachinery.registry import KubernetesPluginEntry, Registry
 from propfan.pluginmachinery.taskaction import ABORT_ANNOTATION
@@ -174,3 +179,50 @@ def test_labels_name_the_queue_and_own_labels_go_first() -> None:
 
 def test_nothing_is_counted_where_nothing_is_bounded() -> None:
     assert not QuotasSection(queues={"gpu": QueueQuota(labels={"a": "b"})}).is_any
+
+
+@pytest.mark.parametrize("seed", range(3))
+async def test_whatever_becomes_of_tasks_no_more_run_than_may_and_all_come_to_their_turn(seed: int) -> None:
+    chance = random.Random(seed)
+    quotas = QuotasSection(max_running=4)
+    names = [f"t{number}" for number in range(40)]
+    async with running(quotas=quotas, max_system_failures=2) as it:
+        for name in names:
+            await it.submit(name, retries=1)
+        most = 0
+        with anyio.fail_after(60):
+            while it.reconciler.live or await left(it):
+                pods = (await it.truth.list(POD)).items
+                alive = [pod for pod in pods if phase_of(pod) not in ("Succeeded", "Failed")]
+                most = max(most, len(alive))
+                for pod in alive:
+                    await befall(
+                        it, pod.metadata.name, chance.choice(["Succeeded", "Failed", "gone", "abort", "delete", ""])
+                    )
+                await anyio.sleep(0.002)
+        assert 0 < most <= 4
+        turns = it.reconciler._rounds.turns._shares
+        assert (turns.used("all queues"), turns.waiting) == (0, 0)
+
+
+def phase_of(pod: ObservedObject) -> str:
+    return str(msgspec.json.decode(pod.raw).get("status", {}).get("phase", ""))
+
+
+async def left(it: Rig) -> bool:
+    """Whether some task is there that has no end yet."""
+    actions = (await it.truth.list(TASK_ACTION)).items
+    return any("flyte.org/termination-status" not in each.metadata.labels for each in actions)
+
+
+async def befall(it: Rig, pod: str, fate: str) -> None:
+    task = pod.rpartition("-")[0]
+    with contextlib.suppress(NotFoundError):
+        if fate in ("Succeeded", "Failed"):
+            await it.move(pod, fate)
+        elif fate == "gone":
+            await it.truth.delete(POD, "default", pod, grace_period_s=0)
+        elif fate == "abort":
+            await it.truth.patch(TASK_ACTION, "default", task, {"metadata": {"annotations": {ABORT_ANNOTATION: ""}}})
+        elif fate == "delete":
+            await it.truth.delete(TASK_ACTION, "default", task)
