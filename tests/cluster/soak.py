@@ -19,7 +19,7 @@ import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeVar
 
 import msgspec
 from flyteidl2.common import phase_pb2
@@ -46,6 +46,8 @@ ENDS: Final[Mapping[str, tuple[Mapping[str, str], str]]] = {
     "image": ({"outcome": "image-pull-error"}, "FAILED"),
 }
 """Wishes for a task's pods, and its verdict. Pods that vanish cost a retry, so none of these lacks any."""
+
+Result = TypeVar("Result")
 
 
 class Sample(msgspec.Struct, frozen=True):
@@ -119,22 +121,20 @@ class Soak:
             self.deleted.add(run)
             self._persist(lambda: self.tasks.delete(run))
 
-    def _persist(self, call: Callable[[], object]) -> None:
-        """Through outages; what was made by a call without an answer is there already."""
+    def _persist(self, call: Callable[[], Result]) -> Result | None:
+        """Through outages; ``None`` when what shall be made is there, made by a call without an answer."""
         deadline = time.monotonic() + SETTLE_S
         while True:
             try:
-                call()
+                return call()
             except ApiError as error:
                 if error.reason == "AlreadyExists":
-                    return
+                    return None
                 if time.monotonic() > deadline:
                     raise
             except OSError:
                 if time.monotonic() > deadline:
                     raise
-            else:
-                return
             time.sleep(0.2)
 
     # -- Faults ------------------------------------------------------------------------------------
@@ -158,7 +158,7 @@ class Soak:
 
     def expire_watches(self) -> None:
         self.faults["watches expired"] += 1
-        self.cluster.expire_watches()
+        self._persist(self.cluster.expire_watches)
 
     def stop_nodes(self) -> None:
         self.faults["nodes hang"] += 1
@@ -170,14 +170,14 @@ class Soak:
     def delete_pods(self) -> None:
         self.faults["pods deleted"] += 1
         path = f"/api/v1/namespaces/{self.namespace}/pods"
-        pods = self.tasks.pods()
+        pods = self._persist(self.tasks.pods) or []
         for pod in self.random.sample(pods, min(5, len(pods))):
             self._persist(lambda pod=pod: self.cluster.api.delete(f"{path}/{pod}"))  # type: ignore[misc]
 
     # -- What is seen ------------------------------------------------------------------------------
 
     def sample(self) -> None:
-        actions, pods = self.objects()
+        actions, pods = self._persist(self.objects) or (0, 0)
         resident = int(Path(f"/proc/{self.steady.process.pid}/statm").read_text().split()[1]) * os.sysconf(
             "SC_PAGE_SIZE"
         )
@@ -193,7 +193,7 @@ class Soak:
         """What is not as it must be, once everything has had its time to end."""
         found = []
         try:
-            until(lambda: self.objects() == (0, 0), "no task and no pod is left", timeout_s=SETTLE_S)
+            until(lambda: self._persist(self.objects) == (0, 0), "no task and no pod is left", timeout_s=SETTLE_S)
         except TimeoutError:
             found.append(f"(TaskActions, pods) left: {self.objects()}")
         verdicts: dict[str, set[tuple[int, str]]] = defaultdict(set)
