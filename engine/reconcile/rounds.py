@@ -421,7 +421,7 @@ class Rounds:
 
     def _context(self, live: LiveTask, now: datetime, attempt: int = 0) -> RoundContext:
         values = self._task_values(live, attempt or live.state.attempt)
-        return RoundContext(values, live.state, self._ports, now, live.seen_pods())
+        return RoundContext(values, live.state, self._ports, now, live.seen_pods(), self.turns.tokens_of(live))
 
     def _context_now(self, live: LiveTask, attempt: int) -> RoundContext:
         return self._context(live, self._clock.now(), attempt)

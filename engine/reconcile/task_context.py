@@ -21,6 +21,7 @@ from propfan.pluginmachinery.contexts import (
     DataStore,
     IOPaths,
     ResourceConstraints,
+    ResourceManager,
     ScopedSecretManager,
     SecretManager,
     TaskExecutionMetadata,
@@ -130,6 +131,7 @@ class RoundContext:
 
     Args:
         seen_pods: Those of the task as a watch shows them; ``None`` where none does.
+        resources: Of the task; without one everything is granted.
 
     Attributes:
         idempotency_key: Of the launch, where a job is created; otherwise empty.
@@ -142,6 +144,7 @@ class RoundContext:
         ports: Ports,
         now: datetime,
         seen_pods: Mapping[str, bytes] | None = None,
+        resources: ResourceManager | None = None,
     ) -> None:
         self._values: Final = values
         self._state: Final = state
@@ -150,6 +153,7 @@ class RoundContext:
         self.new_state: tuple[int, bytes] | None = None
         self.idempotency_key = ""
         self._seen_pods: Final = seen_pods
+        self._resources: Final = resources or _NO_QUOTAS
         self._lender = ""
 
     @property
@@ -207,8 +211,8 @@ class RoundContext:
         return secrets.of(spec.project, spec.domain) if isinstance(secrets, ScopedSecretManager) else secrets
 
     @property
-    def resources(self) -> GrantEverything:
-        return _NO_QUOTAS
+    def resources(self) -> ResourceManager:
+        return self._resources
 
     @property
     def plugin_state(self) -> PluginState:

@@ -13,7 +13,9 @@ from propfan.engine.cluster import ObservedObject
 from propfan.engine.reconcile.live_task import LiveTask, TaskKey
 from propfan.engine.resources.config import QuotasSection
 from propfan.engine.resources.shares import Demand, Shares
+from propfan.engine.resources.tokens import Owner, PluginTokens
 from propfan.engine.task_state import Postponed, Stage
+from propfan.pluginmachinery.contexts import ResourceManager
 
 _HELD: Final = frozenset({Stage.ACTIVE, Stage.COLLECTING, Stage.CLEANING})
 _BEFORE_LAUNCH: Final = frozenset({Stage.LAUNCHING, Stage.WAITING_FOR_RESOURCES})
@@ -53,6 +55,7 @@ class Turns:
         self._config: Final = config
         self._is_on: Final = config.is_any
         self._shares: Final = Shares(config)
+        self._tokens: Final = PluginTokens(self._shares)
         self._wake: Final = wake
         self._elsewhere: Final[dict[TaskKey, str]] = {}
         self._returning: Final[dict[TaskKey, LiveTask]] = {}
@@ -89,6 +92,14 @@ class Turns:
                 if not self._shares.is_paused:
                     self._line_up()
 
+    def tokens_of(self, live: LiveTask) -> ResourceManager | None:
+        """What the task's plugin asks for more; ``None`` while nothing is bounded."""
+        if not self._is_on:
+            return None
+        identity = live.identity
+        owner = Owner(identity.uid, identity.project, identity.domain, identity.namespace)
+        return self._tokens.of(owner, partial(self._wake, live))
+
     def look(self, live: LiveTask, now: datetime) -> None:
         """Gives back what a task does not need any more in the stage that it has come to."""
         if not self.has_come(live):
@@ -97,12 +108,14 @@ class Turns:
         is_pausing = state.stage is Stage.LAUNCHING and state.retry_at is not None and state.retry_at > now
         is_over = state.stage.is_over and not (state.stage is Stage.ENDING and state.remove_object)
         if is_over or is_pausing:
+            self._tokens.release_all(live.identity.uid)
             self._shares.give_back(live.identity.uid)
 
     def give_back(self, live: LiveTask) -> None:
         """The task runs nothing, or is not driven here any more."""
         if self._is_on:
             self._returning.pop(live.key, None)
+            self._tokens.release_all(live.identity.uid)
             self._shares.give_back(live.identity.uid)
 
     def pause(self) -> None:
