@@ -19,7 +19,7 @@ SOURCES := pyproject.toml setup.py $(wildcard _speedups/*.py _speedups/*.pyx _sp
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test dev lint types imports bench asan fuzz cluster wheel clean
+.PHONY: help demo test operators dev lint types imports bench asan fuzz cluster wheel clean
 
 help: ## Show this list
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
@@ -59,6 +59,9 @@ fuzz: $(INSTALLED) ## Feed every decoder of foreign bytes for a minute (ARGS="NA
 
 cluster: $(INSTALLED) ## Run a Kubernetes cluster of real parts, until Ctrl-C (needs Go; ARGS="--help")
 	$(BIN)/python -m tests.cluster up $(ARGS)
+
+operators: $(INSTALLED) ## Test the plugins with the real operators, half an hour; builds them the first time (needs Go, Java)
+	PROPFAN_OPERATORS=1 $(BIN)/python -m pytest $(or $(ARGS),tests/cluster)
 
 wheel: $(INSTALLED) ## Build a wheel with the compiled modules into dist/
 	rm -rf build/lib* build/bdist*

@@ -14,6 +14,7 @@ from tests.cluster import cache, operators, programs
 from tests.cluster.control_plane import ControlPlane
 
 HERE = Path(__file__).parent
+OPERATORS = "PROPFAN_OPERATORS"
 REQUIRE = "PROPFAN_REQUIRE_CLUSTER"
 SHOWN_LINES = 10
 
@@ -38,6 +39,12 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
 
 def is_required() -> bool:
     return os.environ.get(REQUIRE, "") not in ("", "0")
+
+
+def check_operators_are_wanted() -> None:
+    """Raises ``UnavailableError``: they take half an hour, and once as long to build."""
+    if not is_required() and os.environ.get(OPERATORS, "") in ("", "0"):
+        raise cache.UnavailableError(f"operators run only when they are asked for: {OPERATORS}=1, or make operators")
 
 
 @contextmanager
@@ -75,8 +82,7 @@ def operator_fixture(name: str) -> Any:
     @pytest.fixture(scope="session", name=name)
     def running(control_plane: ControlPlane) -> Iterator[ControlPlane]:
         with skipping_when_unavailable():
-            if not (is_required() or operators.is_prepared(name)):
-                raise cache.UnavailableError(f"this operator is not built: python -m tests.cluster build {name}")
+            check_operators_are_wanted()
             operators.prepare(name)
         with operators.running_operator(control_plane, name):
             yield control_plane

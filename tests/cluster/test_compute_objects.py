@@ -22,9 +22,9 @@ from propfan.pluginmachinery.entries import KubernetesPluginEntry, LoadedCluster
 from propfan.pluginmachinery.objects import normalise
 from propfan.pluginmachinery.testing import FakeTaskContext, setup_context
 from propfan.plugins import clustered, dask, kubeflow, ray, spark
-from tests.cluster import cache, operators, programs
+from tests.cluster import operators, programs
 from tests.cluster.api import ApiError, Object
-from tests.cluster.conftest import is_required, skipping_when_unavailable
+from tests.cluster.conftest import check_operators_are_wanted, skipping_when_unavailable
 from tests.cluster.control_plane import ControlPlane, Settings
 from tests.cluster.plugin_runs import K8S
 from tests.golden import runner
@@ -78,8 +78,7 @@ class Judge:
         if operator in self._installed:
             return
         with skipping_when_unavailable():
-            if not (is_required() or operators.is_prepared(operator)):
-                raise cache.UnavailableError(f"this operator is not built: python -m tests.cluster build {operator}")
+            check_operators_are_wanted()
             operators.install_crds(self._cluster, operator)
         self._installed.add(operator)
 
