@@ -389,8 +389,9 @@ class Reconciler:
             return
         if live.identity.uid != owner.uid or live.has_seen(seen):
             return
-        known = live.object
-        if known is not None and known.metadata.name != seen.metadata.name and live.state.stage not in _TIDYING:
+        name, known = seen.metadata.name, live.object
+        is_other = (known is None or known.metadata.name != name) and live.state.stage not in _TIDYING
+        if is_other and name != (self._rounds.object_name(live) or name):
             return  # late news of an earlier attempt's object
         live.object = seen
         live.object_was_deleted = event.type is WatchEventType.DELETED

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Annotated
+from typing import Annotated, Any
 
 import msgspec
 
@@ -64,7 +64,9 @@ class TrainJobPlugin:
     async def build_resource(self, ctx: TaskContext) -> RenderedObject:
         wanted = decode_struct(ctx.template, Wanted)
         container = self._pods.to_container(await read_task(ctx))
-        trainer = {name: container[name] for name in ("image", "command", "args", "env") if name in container}
+        trainer: dict[str, Any] = {
+            name: container[name] for name in ("image", "command", "args", "env") if name in container
+        }
         trainer |= {"numNodes": wanted.num_nodes, "resourcesPerNode": container["resources"]}
         spec = {"runtimeRef": {"name": wanted.runtime or self._config.runtime}, "trainer": trainer}
         return render(TRAIN_JOB, NO_METADATA, spec)

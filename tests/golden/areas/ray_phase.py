@@ -32,6 +32,6 @@ def compare(case_input: Mapping[str, Any], expected: Mapping[str, Any], actual: 
     )
     state, verdict = status.get("jobDeploymentStatus"), actual.get("phase_info") or {}
     is_new = (expected.get("error") or {}).get("message") == f"unknown job deployment status: {state}"
-    if is_new and verdict.get("phase") == _PHASES.get(state):
+    if is_new and verdict.get("phase") == _PHASES.get(state or ""):
         return [msgspec.structs.replace(difference, cause=NEWER_STATES) for difference in found]
     return found
