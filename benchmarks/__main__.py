@@ -14,7 +14,6 @@ from rich.table import Table
 
 from benchmarks import harness
 
-
 NOT_IN_ALL = "cluster"
 """Starts a whole Kubernetes cluster, and builds it the first time."""
 

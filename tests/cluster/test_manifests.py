@@ -44,7 +44,7 @@ def test_the_daemon_does_its_work_with_exactly_the_rights_that_are_printed(
     try:
         replica.await_ready()
         tasks = Tasks(control_plane.api, namespace, f"file://{tmp_path}/out")
-        assert verdict_of(tasks.await_over(tasks.submit("by-account"))) == "Succeeded"
+        assert verdict_of(tasks.await_over(tasks.submit("by-account"))) == "Completed"
         assert replica.metric("rest_client_requests_total", code="403") == 0
     finally:
         replica.stop()
@@ -67,4 +67,4 @@ def test_rights_follow_the_plugins() -> None:
         return {resource for role in roles for rule in role["rules"] for resource in rule["resources"]}
 
     assert kinds("pod,ray") - kinds("pod") == {"rayclusters", "rayjobs"}
-    assert kinds("spark") - kinds("pod") == {"sparkapplications"}
+    assert kinds("spark") - kinds("pod") == {"customresourcedefinitions", "sparkapplications"}

@@ -10,7 +10,7 @@ import msgspec
 import pytest
 from flyteidl2.workflow import run_definition_pb2
 
-from propfan.engine.cluster import TASK_ACTION, Kind, ObservedObject
+from propfan.engine.cluster import TASK_ACTION, Kind, ObservedObject, WatchEvent, WatchEventType
 from propfan.engine.config import ForeignState
 from propfan.engine.status import STATE_VERSION
 from propfan.engine.task_events import ActionPhase, NotAllRecordedError, TaskEvent
@@ -357,3 +357,19 @@ async def test_a_status_that_people_touch_meanwhile_is_written_all_the_same() ->
         await it.move("r1-a0-0", "Succeeded")
         assert now_true((await it.until_over()).conditions) == ["Succeeded/Completed"]
         assert [event.is_final for event in it.sink.events].count(True) == 1
+
+
+async def test_late_news_of_an_earlier_attempts_pod_hide_nothing_of_the_present_one() -> None:
+    async with running() as it:
+        await it.submit(retries=1)
+        await it.until_pod("r1-a0-0")
+        await it.move("r1-a0-0", "Failed", "Exit1")
+        await it.until_pod("r1-a0-1")
+        (live,) = it.reconciler.live.values()
+        present = await it.truth.get(POD, "default", "r1-a0-1")
+        earlier = msgspec.structs.replace(present.metadata, name="r1-a0-0", uid="earlier")
+        live.object = None  # the answer to the creation is still on its way
+        it.reconciler._on_object(WatchEvent(WatchEventType.DELETED, msgspec.structs.replace(present, metadata=earlier)))
+        assert live.object is None
+        it.reconciler._on_object(WatchEvent(WatchEventType.ADDED, present))
+        assert live.object is present
