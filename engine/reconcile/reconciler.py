@@ -380,11 +380,9 @@ class Reconciler:
         key = TaskKey(seen.metadata.namespace, owner.name)
         live = self._live.get(key)
         if live is None:
-            if self._are_actions_listed:
-                return
-            if event.type is WatchEventType.DELETED:
+            if not self._are_actions_listed and event.type is WatchEventType.DELETED:
                 self._found.pop(key, None)
-            else:
+            elif not self._are_actions_listed:
                 self._found[key] = seen
             return
         if live.identity.uid != owner.uid or live.has_seen(seen):
