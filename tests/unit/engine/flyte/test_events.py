@@ -155,7 +155,7 @@ async def test_an_action_that_is_not_known_yet_is_told_later(service: tuple[Even
     async with sink(service) as it:
         service[0].refused["new"] = Code.NOT_FOUND
         with pytest.raises(NotAllRecordedError) as caught:
-            await it.record([event("a"), event("new"), event("b")])
+            await it.record([event("a"), event("new", occurred_at=datetime.now(UTC)), event("b")])
         assert [left.run for left in caught.value.left] == ["new"]
         assert runs(service) == ["a", "b"]
         old = event("new", occurred_at=NOW - timedelta(minutes=5))
