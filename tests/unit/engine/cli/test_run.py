@@ -123,6 +123,7 @@ def test_without_files_it_goes_on_with_what_a_dead_run_left(tmp_path: Path) -> N
         command.end()
     (tmp_path / "go").touch()
     ended = propfan("run", "--json", cwd=tmp_path)
+    assert ended.stdout, ended.stderr
     task, whole = lines_of(ended.stdout)
     assert (ended.returncode, task["key"], task["outcome"]) == (0, ["default", "mine-a0"], "Completed")
     assert whole["summary"]["tasks"] == 1
