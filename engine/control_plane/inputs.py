@@ -4,28 +4,25 @@ from __future__ import annotations
 
 import hashlib
 
-from flyteidl2.common import run_pb2
 from flyteidl2.task import common_pb2, task_definition_pb2
 
 from propfan.pluginmachinery import iopaths
 from propfan.pluginmachinery.contexts import DataStore
 
 
-async def store(
-    store: DataStore, folder: str, task: task_definition_pb2.TaskSpec, given: common_pb2.Inputs
-) -> run_pb2.OffloadedInputData:
-    """Stores inputs in a folder, with the task's defaults where it was given none.
+async def store(store: DataStore, folder: str, whole: common_pb2.Inputs) -> str:
+    """Stores whole inputs in a folder; where they are then.
 
     Raises:
         StorageError: the store does not take them now.
     """
-    whole = with_defaults(task, given)
     uri = iopaths.join(folder, iopaths.INPUTS_FILE)
     await store.put(uri, whole.SerializeToString(deterministic=True))
-    return run_pb2.OffloadedInputData(uri=uri, inputs_hash=hash_of(task, whole))
+    return uri
 
 
 def with_defaults(task: task_definition_pb2.TaskSpec, given: common_pb2.Inputs) -> common_pb2.Inputs:
+    """Whole inputs: what was given, and the task's defaults for the rest."""
     whole = common_pb2.Inputs()
     whole.CopyFrom(given)
     names = {literal.name for literal in given.literals}

@@ -18,6 +18,7 @@ from propfan.engine.control_plane.launching import check_action_name
 from propfan.engine.control_plane.records import ActionKey
 from propfan.engine.control_plane.services.context import Context
 from propfan.engine.control_plane.services.identity import user_name
+from propfan.engine.control_plane.services.requests import action_spec
 
 if TYPE_CHECKING:
     from propfan.engine.control_plane.plane import ControlPlane
@@ -30,18 +31,7 @@ class Actions(ActionsService):
     async def enqueue(
         self, request: actions_service_pb2.EnqueueRequest, ctx: Context
     ) -> actions_service_pb2.EnqueueResponse:
-        action = request.action
-        spec = run_definition_pb2.ActionSpec(
-            action_id=action.action_id,
-            parent_action_name=action.parent_action_name,
-            input_uri=action.input_uri,
-            run_output_base=action.run_output_base,
-            group=action.group,
-        )
-        kind = action.WhichOneof("spec")
-        if kind:
-            getattr(spec, kind).CopyFrom(getattr(action, kind))
-        await enqueue(self._plane, spec)
+        await enqueue(self._plane, action_spec(request.action))
         return actions_service_pb2.EnqueueResponse()
 
     async def watch_for_updates(

@@ -7,14 +7,15 @@ from collections.abc import AsyncIterator
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final
 
+from flyteidl2.common import run_pb2
 from flyteidl2.dataproxy import dataproxy_service_pb2
 from flyteidl2.dataproxy.dataproxy_service_connect import DataProxyService
-from flyteidl2.task import task_definition_pb2
 
 from propfan.engine.control_plane import inputs
 from propfan.engine.control_plane.errors import InvalidRequestError
 from propfan.engine.control_plane.records import ROOT, ActionKey
 from propfan.engine.control_plane.services.context import Context
+from propfan.engine.control_plane.services.requests import task_of
 from propfan.engine.control_plane.signing import DownloadGrant, UploadGrant
 from propfan.engine.control_plane.transfers import DOWNLOAD, UPLOAD
 from propfan.pluginmachinery import iopaths
@@ -58,26 +59,16 @@ class DataProxy(DataProxyService):
     async def upload_inputs(
         self, request: dataproxy_service_pb2.UploadInputsRequest, ctx: Context
     ) -> dataproxy_service_pb2.UploadInputsResponse:
-        task = await self._task(request)
-        name = inputs.hash_of(task, inputs.with_defaults(task, request.inputs))
+        task = await task_of(self._plane.catalog, request)
+        whole = inputs.with_defaults(task, request.inputs)
+        inputs_hash = inputs.hash_of(task, whole)
         is_named = request.WhichOneof("id") == "run_id"
         project = request.run_id.project if is_named else request.project_id.name
         domain = request.run_id.domain if is_named else request.project_id.domain
         base = request.base_dir or iopaths.join(self._plane.store_root, project, domain)
-        stored = await inputs.store(self._plane.store, iopaths.join(base, "inputs", name), task, request.inputs)
+        uri = await inputs.store(self._plane.store, iopaths.join(base, "inputs", inputs_hash), whole)
+        stored = run_pb2.OffloadedInputData(uri=uri, inputs_hash=inputs_hash)
         return dataproxy_service_pb2.UploadInputsResponse(offloaded_input_data=stored)
-
-    async def _task(self, request: dataproxy_service_pb2.UploadInputsRequest) -> task_definition_pb2.TaskSpec:
-        match request.WhichOneof("task"):
-            case "task_spec":
-                return request.task_spec
-            case "task_id":
-                _, spec = await self._plane.catalog.task(request.task_id)
-                return spec
-            case "trigger_name":
-                raise InvalidRequestError("trigger_name", "triggers are not offered: name a task")
-            case _:
-                raise InvalidRequestError("task", "one of task_spec and task_id is required")
 
     async def create_download_link(
         self, request: dataproxy_service_pb2.CreateDownloadLinkRequest, ctx: Context

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING, Final
 
-from flyteidl2.workflow import queue_service_pb2, run_definition_pb2, state_service_pb2
+from flyteidl2.workflow import queue_service_pb2, state_service_pb2
 from flyteidl2.workflow.queue_service_connect import QueueService
 from flyteidl2.workflow.state_service_connect import StateService
 
 from propfan.engine.control_plane.records import ActionKey
 from propfan.engine.control_plane.services.actions import enqueue, updates_of
 from propfan.engine.control_plane.services.context import Context
+from propfan.engine.control_plane.services.requests import action_spec
 
 if TYPE_CHECKING:
     from propfan.engine.control_plane.plane import ControlPlane
@@ -24,17 +25,7 @@ class Queue(QueueService):
     async def enqueue_action(
         self, request: queue_service_pb2.EnqueueActionRequest, ctx: Context
     ) -> queue_service_pb2.EnqueueActionResponse:
-        spec = run_definition_pb2.ActionSpec(
-            action_id=request.action_id,
-            parent_action_name=request.parent_action_name,
-            input_uri=request.input_uri,
-            run_output_base=request.run_output_base,
-            group=request.group,
-        )
-        kind = request.WhichOneof("spec")
-        if kind:
-            getattr(spec, kind).CopyFrom(getattr(request, kind))
-        await enqueue(self._plane, spec)
+        await enqueue(self._plane, action_spec(request))
         return queue_service_pb2.EnqueueActionResponse()
 
     async def abort_queued_run(

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Final
 import anyio
 from flyteidl2.common import identifier_pb2, list_pb2
 from flyteidl2.core import literals_pb2
-from flyteidl2.task import task_definition_pb2
 from flyteidl2.workflow import run_definition_pb2, run_service_pb2
 from flyteidl2.workflow.run_service_connect import RunService
 
@@ -20,6 +19,7 @@ from propfan.engine.control_plane.errors import InvalidRequestError
 from propfan.engine.control_plane.records import ROOT, ActionKey, ActionRecord, RunRecord
 from propfan.engine.control_plane.services.context import Context
 from propfan.engine.control_plane.services.identity import user_name
+from propfan.engine.control_plane.services.requests import task_of
 from propfan.engine.control_plane.store.queries import Query
 from propfan.pluginmachinery import iopaths
 
@@ -42,7 +42,7 @@ class Runs(RunService):
     async def create_run(
         self, request: run_service_pb2.CreateRunRequest, ctx: Context
     ) -> run_service_pb2.CreateRunResponse:
-        task = await self._task(request)
+        task = await task_of(self._plane.catalog, request)
         template = task.task_template
         if request.WhichOneof("id") == "run_id":
             named = request.run_id
@@ -64,25 +64,14 @@ class Runs(RunService):
         base = request.run_spec.run_base_dir or self._plane.run_base(run.id)
         uri = request.offloaded_input_data.uri
         if request.WhichOneof("input_wrapper") == "inputs" or not uri:
-            uri = (await inputs.store(self._plane.store, iopaths.join(base, ROOT), task, request.inputs)).uri
+            whole = inputs.with_defaults(task, request.inputs)
+            uri = await inputs.store(self._plane.store, iopaths.join(base, ROOT), whole)
         spec = run_definition_pb2.ActionSpec(
             action_id=identifier_pb2.ActionIdentifier(run=run.id, name=ROOT), input_uri=uri, run_output_base=base
         )
         spec.task.id.CopyFrom(launching.task_identifier(template))
         root = await self._plane.start_run(run, spec, task)
         return run_service_pb2.CreateRunResponse(run=_run(run, root))
-
-    async def _task(self, request: run_service_pb2.CreateRunRequest) -> task_definition_pb2.TaskSpec:
-        match request.WhichOneof("task"):
-            case "task_spec":
-                return request.task_spec
-            case "task_id":
-                _, spec = await self._plane.catalog.task(request.task_id)
-                return spec
-            case "trigger_name":
-                raise InvalidRequestError("trigger_name", "triggers are not offered: name a task")
-            case _:
-                raise InvalidRequestError("task", "one of task_spec and task_id is required")
 
     async def abort_run(
         self, request: run_service_pb2.AbortRunRequest, ctx: Context

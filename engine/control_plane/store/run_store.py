@@ -8,7 +8,7 @@ from typing import Any, Final
 from flyteidl2.common import identifier_pb2
 from flyteidl2.task import run_pb2, task_definition_pb2
 from flyteidl2.workflow import run_definition_pb2, state_service_pb2
-from sqlalchemy import Row, bindparam, delete, func, select, update
+from sqlalchemy import Row, bindparam, func, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -213,12 +213,6 @@ class RunStore:
         )
         async with self._database.reading() as connection:
             return {row.task_name: _run(row) for row in await connection.execute(query)}
-
-    async def forget_run(self, name: str) -> None:
-        """Removes a run and its actions."""
-        async with self._database.writing() as connection:
-            await connection.execute(delete(actions).where(actions.c.run == name))
-            await connection.execute(delete(runs).where(runs.c.name == name))
 
     async def _read(self, query: Any) -> Sequence[ActionRecord]:
         async with self._database.reading() as connection:
