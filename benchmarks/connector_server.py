@@ -18,7 +18,7 @@ from flyteidl2.connector import connector_pb2
 from flyteidl2.core import execution_pb2
 from grpc import aio, method_handlers_generic_handler, unary_unary_rpc_method_handler
 
-from propfan.plugins.connector.wire import IDEMPOTENCY_ANNOTATION
+from propfan.pluginmachinery.connector.requests import IDEMPOTENCY_ANNOTATION
 
 TASK_TYPE: Final = "benchmark"
 STATS: Final = "/propfan.benchmarks/Stats"

@@ -17,12 +17,10 @@ from flyteidl2.task import common_pb2
 from google.protobuf import struct_pb2, unknown_fields
 from google.protobuf.message import DecodeError as ProtobufDecodeError
 
+from propfan.pluginmachinery.connector.requests import IDEMPOTENCY_ANNOTATION
 from propfan.pluginmachinery.contexts import TaskContext, TaskExecutionMetadata
 from propfan.pluginmachinery.errors import BadTaskSpecificationError, DecodeError
 from propfan.plugins.connector.config import Family
-
-IDEMPOTENCY_ANNOTATION: Final = "propfan.dev/idempotency-key"
-"""In ``task_execution_metadata.annotations``: names the launch, the same each time its creation is repeated."""
 
 _SERVICES: Final = {
     Family.FLYTEIDL2: {

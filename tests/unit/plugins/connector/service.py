@@ -17,7 +17,7 @@ from flyteidl2.connector import connector_pb2, service_pb2_grpc
 from flyteidl2.core import execution_pb2
 from grpc import aio
 
-from propfan.plugins.connector.wire import IDEMPOTENCY_ANNOTATION
+from propfan.pluginmachinery.connector.requests import IDEMPOTENCY_ANNOTATION
 
 PHASES = execution_pb2.TaskExecution
 Before = Callable[[Any, Any], Awaitable[None]]

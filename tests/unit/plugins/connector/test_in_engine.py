@@ -16,9 +16,9 @@ from propfan.engine.cluster import TASK_ACTION
 from propfan.engine.reconcile.live_task import TaskKey
 from propfan.engine.task_events import ActionPhase, TaskEvent
 from propfan.engine.task_state import Outcome
+from propfan.pluginmachinery.connector.requests import IDEMPOTENCY_ANNOTATION
 from propfan.pluginmachinery.phases import ErrorKind, Phase
 from propfan.pluginmachinery.testing import InMemoryStore, literal_map
-from propfan.plugins.connector.wire import IDEMPOTENCY_ANNOTATION
 from tests.unit.plugins.connector.rig import INTEGER, engine_at, quick_looks, run, submit, template
 from tests.unit.plugins.connector.service import PHASES, Service, serving
 

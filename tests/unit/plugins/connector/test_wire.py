@@ -11,6 +11,7 @@ from google.protobuf.descriptor import Descriptor
 from hypothesis import given
 from hypothesis import strategies as st
 
+from propfan.pluginmachinery.connector.requests import IDEMPOTENCY_ANNOTATION
 from propfan.pluginmachinery.errors import BadTaskSpecificationError, DecodeError
 from propfan.pluginmachinery.testing import FakeTaskContext, literal_map, task_template
 from propfan.plugins.connector import wire
@@ -129,7 +130,7 @@ def test_inputs_are_in_the_order_of_the_interface() -> None:
 def test_metadata_carries_the_key_beside_the_tasks_own_annotations() -> None:
     ctx = FakeTaskContext(task_template("job"))
     message = wire.metadata_message(ctx, "key-1")
-    assert message.annotations[wire.IDEMPOTENCY_ANNOTATION] == "key-1"
+    assert message.annotations[IDEMPOTENCY_ANNOTATION] == "key-1"
     assert dict(message.labels) == dict(ctx.metadata.labels)
     assert message.task_execution_id.retry_attempt == ctx.metadata.task_execution_id.id.retry_attempt
     assert message.namespace == ctx.metadata.namespace
