@@ -259,17 +259,16 @@ class Jobs:
         job.reads.put(partial(self._look, job), partial(self._look_overdue, job))
 
     async def _look(self, job: Job) -> None:
-        if not job.is_wanted():
-            job.busy = ""
+        if not self._is_looking(job):
             return
         try:
             resource = await job.plugin.plugin.get(job.meta)
         except Exception as error:  # noqa: BLE001 - as above
             self._look_failed(job, error)
             return
-        job.busy = ""
-        if not job.is_wanted():
+        if not self._is_looking(job):
             return
+        job.busy = ""
         if resource == job.seen and not job.is_noted:
             job.failures = 0
             self._look_again(job)
@@ -277,13 +276,18 @@ class Jobs:
             job.answer = Answer("look", resource)
             self.wake(job.live)
 
+    @staticmethod
+    def _is_looking(job: Job) -> bool:
+        """Whether anybody waits for this look: its task may be gone, or have called for something else meanwhile."""
+        return job.busy == "look" and job.is_wanted()
+
     def _look_overdue(self, job: Job) -> None:
         self._look_failed(job, self._overdue("look"))
 
     def _look_failed(self, job: Job, error: Exception) -> None:
-        job.busy = ""
-        if not job.is_wanted():
+        if not self._is_looking(job):
             return
+        job.busy = ""
         if isinstance(error, TransientError) and error.retry_after_s > 0:
             job.reads.pause(error.retry_after_s)
             self._look_in(job, max(job.interval, timedelta(seconds=error.retry_after_s)))

@@ -214,6 +214,27 @@ async def test_abort_deletes_the_job_before_the_task_is_gone() -> None:
     assert (service.calls["DeleteTask"], service.calls["GetTask"]) == (1, looks)
 
 
+async def test_look_under_way_does_not_let_the_job_be_deleted_twice() -> None:
+    service = Service()
+    service.answer(phase=PHASES.RUNNING)
+
+    async def until_deleted(*_: object) -> None:
+        await service.until(lambda: service.calls["DeleteTask"] > 0)
+
+    async def until_the_look_is_over(*_: object) -> None:
+        await anyio.sleep(0.2)  # its answer goes its own way to the engine: nothing here can tell that it is there
+
+    service.before["GetTask"].append(until_deleted)
+    service.before["DeleteTask"].append(until_the_look_is_over)
+    async with serving(service) as server, engine_at(server.endpoint) as engine:
+        with anyio.fail_after(20):
+            key = await submit(engine)
+            await service.until(lambda: service.calls["GetTask"] > 0)
+            await engine.abort(key)
+            await engine.settled()
+    assert (service.calls["GetTask"], service.calls["DeleteTask"]) == (1, 1)
+
+
 async def test_deleted_task_takes_its_job_along() -> None:
     service = Service()
     service.answer(phase=PHASES.RUNNING)
