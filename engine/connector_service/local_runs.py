@@ -12,7 +12,7 @@ from flyteidl2.core import tasks_pb2
 from flyteidl2.task import common_pb2
 
 from propfan.engine.connector_service.config import ConnectorServiceConfig
-from propfan.engine.connector_service.loading import connector_setup
+from propfan.engine.connector_service.loading import chosen, connector_setup, require
 from propfan.pluginmachinery.connector import (
     Connection,
     Connector,
@@ -30,11 +30,12 @@ from propfan.pluginmachinery.readers import DEFAULT_LIMIT_BYTES
 
 
 class LocalConnectors(msgspec.Struct, frozen=True):
-    """Connectors that were made on this event loop, what they were made with, and what was refused."""
+    """Connectors that were made on this event loop, what they were made with, and what is not there."""
 
     registry: ConnectorRegistry
     setup: ConnectorSetup
     refused: Sequence[ConnectorError] = ()
+    not_offered: Sequence[registries.NotOffered] = ()
 
 
 class LocalOutcome(msgspec.Struct, frozen=True):
@@ -50,27 +51,24 @@ async def opened(config: ConnectorServiceConfig, environ: Mapping[str, str]) -> 
 
     Raises:
         ConfigError: a setting can not be used.
-        ConnectorError: one can not be loaded and ``must_load`` is set, or none can.
+        ConnectorError: as ``loading.require``.
     """
     found = registries.offers(config.modules, entry_points=config.entry_points)
-    refused = list(found.refused)
-    registry = ConnectorRegistry()
-    made: list[Connector] = []
+    made: list[Connector | ConnectorError] = []
     async with connector_setup(config, environ) as setup:
         try:
             for offer in found.found:
                 try:
-                    connector = offer.make(setup)
-                    registry.register(connector)
-                    made.append(connector)
+                    made.append(offer.make(setup))
                 except ConnectorError as error:
-                    refused.append(error)
-            if refused and (config.must_load or not made):
-                raise refused[0]
-            yield LocalConnectors(registry, setup, refused)
+                    made.append(error)
+            choice = chosen(found, made)
+            require(choice, config)
+            yield LocalConnectors(choice.registry, setup, choice.refused, found.not_offered)
         finally:
             for connector in made:
-                await connector.close()
+                if isinstance(connector, Connector):
+                    await connector.close()
 
 
 async def run(

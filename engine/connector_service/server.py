@@ -22,6 +22,7 @@ from propfan.engine.connector_service import v2
 from propfan.engine.connector_service.config import ConnectorServiceConfig, TlsConfig
 from propfan.engine.connector_service.dispatch import Dispatcher
 from propfan.engine.connector_service.hosts import ConnectorHost
+from propfan.engine.connector_service.loading import chosen, require
 from propfan.pluginmachinery.connector import ConnectorMetadata, ConnectorRegistry
 from propfan.pluginmachinery.connector import registry as registries
 from propfan.pluginmachinery.errors import ConfigError, ConnectorError
@@ -45,15 +46,17 @@ class ConnectorService:
         serves_v1: Whether control planes of Flyte 1 are served: the package ``flyteidl`` is there.
     """
 
-    def __init__(self, config: ConnectorServiceConfig, hosts: Sequence[ConnectorHost]) -> None:
+    def __init__(
+        self, config: ConnectorServiceConfig, hosts: Sequence[ConnectorHost], registry: ConnectorRegistry
+    ) -> None:
         self.address = ""
         self.metrics_port = 0
         self.refused: Sequence[ConnectorError] = ()
         self.serves_v1 = False
         self._config: Final = config
         self._hosts: Final = hosts
-        self._registry: Final = ConnectorRegistry(host.connector for host in hosts)
-        self._dispatcher: Final = Dispatcher(hosts, self._registry, config)
+        self._registry: Final = registry
+        self._dispatcher: Final = Dispatcher(hosts, registry, config)
         self._health: Final = health.aio.HealthServicer()
         self._names: Sequence[str] = ()
         self._server: Final = grpc.aio.server(
@@ -179,19 +182,27 @@ async def opened(
 
     Raises:
         ConfigError: a setting can not be used: TLS files, addresses.
-        ConnectorError: a connector can not be loaded and ``must_load`` is set, or none can.
+        ConnectorError: as ``loading.require``.
     """
     if offers is None:
         offers = registries.offers(config.modules, entry_points=config.entry_points)
-    refused = list(offers.refused)
+    for each in offers.not_offered:
+        names = ", ".join(connector.name for connector in each.connectors)
+        logger.info("connectors are not offered", connectors=names, way_out=each.way_out)
     async with AsyncExitStack() as stack:
-        hosts = await _started(config, environ, offers.found, refused, stack)
-        for error in refused:
+        made = await _started(config, environ, offers.found, stack)
+        choice = chosen(offers, [host.connector if isinstance(host, ConnectorHost) else host for host in made])
+        for error in choice.refused:
             logger.error("connector is refused", error=str(error))
-        if refused and (config.must_load or not hosts):
-            raise refused[0]
-        service = ConnectorService(config, hosts)
-        service.refused = refused
+        require(choice, config)
+        used = set(map(id, choice.registry))
+        hosts = [host for host in made if isinstance(host, ConnectorHost) and id(host.connector) in used]
+        for name in config.limits:
+            if name not in {host.connector.name for host in hosts}:
+                known = ", ".join(sorted({host.connector.name for host in hosts})) or "none"
+                logger.warning("limits name a connector that is not served", connector=name, served=known)
+        service = ConnectorService(config, hosts, choice.registry)
+        service.refused = choice.refused
         await service._listen(stack)  # noqa: SLF001 - two halves of one thing
         yield service
 
@@ -200,11 +211,10 @@ async def _started(
     config: ConnectorServiceConfig,
     environ: Mapping[str, str],
     offers: Sequence[registries.ConnectorOffer],
-    refused: list[ConnectorError],
     stack: AsyncExitStack,
-) -> Sequence[ConnectorHost]:
-    """The connectors that can be made and do not collide, in the order of their offers; all are made at once."""
-    made: list[ConnectorHost | ConnectorError | None] = [None] * len(offers)
+) -> Sequence[ConnectorHost | ConnectorError]:
+    """What became of each offer; all are made at once."""
+    made: dict[int, ConnectorHost | ConnectorError] = {}
 
     async def start(index: int) -> None:
         try:
@@ -215,22 +225,8 @@ async def _started(
     async with anyio.create_task_group() as tasks:
         for index in range(len(offers)):
             tasks.start_soon(start, index)
-    stack.push_async_callback(_stop_all, [host for host in made if isinstance(host, ConnectorHost)])
-    registry, hosts = ConnectorRegistry(), []
-    for host in made:
-        try:
-            if isinstance(host, ConnectorHost):
-                registry.register(host.connector)
-                hosts.append(host)
-            elif host is not None:
-                refused.append(host)
-        except ConnectorError as error:
-            refused.append(error)
-    for name in config.limits:
-        if name not in {host.connector.name for host in hosts}:
-            known = ", ".join(sorted({host.connector.name for host in hosts})) or "none"
-            logger.warning("limits name a connector that is not served", connector=name, served=known)
-    return hosts
+    stack.push_async_callback(_stop_all, [host for host in made.values() if isinstance(host, ConnectorHost)])
+    return [made[index] for index in range(len(offers))]
 
 
 async def _stop_all(hosts: Sequence[ConnectorHost]) -> None:

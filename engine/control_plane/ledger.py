@@ -251,6 +251,7 @@ class Ledger:
                     logger.warning("event of an unknown action is dropped", action=str(one.key))
                     continue
                 record = known if one.key.name in changed else known.copy()
+                record.is_submitted = True
                 if progress.advance(record.details, record.update, one.event, is_final=one.is_final):
                     changed[one.key.name] = record
             return list(changed.values())

@@ -27,7 +27,6 @@ from propfan.engine.api import Engine
 from propfan.engine.config import EngineConfig
 from propfan.engine.control_plane import launching, progress
 from propfan.engine.control_plane.asgi import Application, Receive, Scope, Send
-from propfan.engine.control_plane.batching import Batches
 from propfan.engine.control_plane.config import ControlPlaneConfig
 from propfan.engine.control_plane.ledger import Ledger, RunView, ToldEvent
 from propfan.engine.control_plane.logs import Logs, PodLogs, ProcessLogs
@@ -118,7 +117,6 @@ class ControlPlane:
         async with AsyncExitStack() as stack:
             database = await stack.enter_async_context(open_database(config.database or _database(data_dir)))
             self.ledger = Ledger(RunStore(database), is_shared=database.is_shared)
-            self._marks = Batches(self.ledger.store.mark_submitted)
             self.catalog = Catalog(database)
             self.secrets = SecretStore(database, key)
             self.cached = CachedOutputs(database)
@@ -337,7 +335,6 @@ class ControlPlane:
         run = (await self.ledger.view(record.key.run)).run
         task = await self.ledger.task_spec(record)
         await self.engine.submit(self._submission(run, record, task))
-        await self._marks.put(record.key)
 
     async def _give_up(self, key: ActionKey, reason: str) -> None:
         def cancelled(records: object) -> Sequence[ActionRecord]:

@@ -37,7 +37,7 @@ class ActionRecord(msgspec.Struct):
         details: What clients are told, without the task spec.
         update: What the parent is told.
         revision: Grows with each change.
-        is_submitted: Whether the engine has it, as far as it needs to.
+        is_submitted: Whether the engine has told of it, or need not have it: a restart does not hand it over again.
         shown: ``details`` with the task spec, made when first asked for.
     """
 

@@ -45,8 +45,8 @@ class LiveTask:
         unsent: Events that the control plane has not acknowledged, oldest first.
         write_at, written_at: When the status is to be written next, and was written last by this engine.
         failed_writes: Of the status, in a row.
-        is_confirmed: The TaskAction was read itself: lists and watches may show a state that is long past,
-            also one of a task that is over.
+        is_confirmed: The TaskAction was read itself, or admitted just as it was seen: lists and watches may show a
+            state that is long past, also one of a task that is over.
         loaded_version: resourceVersion that ``state`` was first read from.
         shard: The one it belongs to; 0 where tasks are not spread over replicas.
         writer: Signs every status that is written for it from here. A number of its own, and not the engine's:
@@ -115,6 +115,12 @@ class LiveTask:
     def is_in_doubt(self) -> bool:
         """Whether the TaskAction must be read before anything else is done."""
         return self.is_missing or not self.is_confirmed
+
+    @property
+    def is_untouched(self) -> bool:
+        """Whether no engine has admitted it, as far as is known. Admission finds out: its write is refused otherwise."""
+        is_new = self.state.stage is Stage.RECEIVED and FINALIZER not in self.action.metadata.finalizers
+        return is_new and not self.is_missing
 
     @property
     def is_ended(self) -> bool:

@@ -505,12 +505,16 @@ class Reconciler:
                 return
             live.is_queued = False  # the round considers all that came until now
             now = worker.since = self._clock.now()
-            if live.is_in_doubt:
+            may_be_past = live.is_in_doubt
+            event = None
+            if not may_be_past or live.is_untouched:
+                event = with_news(live, await self._rounds.next_event(live, now))
+                may_be_past = live.is_in_doubt
+            if not self._is_driven(live):
+                continue
+            if may_be_past:
                 if not await self._confirm(live, now):
                     return
-                continue
-            event = with_news(live, await self._rounds.next_event(live, now))
-            if not self._is_driven(live):
                 continue
             if event is None:
                 self._arm(live, now)

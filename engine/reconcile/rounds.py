@@ -258,7 +258,11 @@ class Rounds:
         meta = live.action.metadata
         if FINALIZER not in meta.finalizers:
             patch = {"metadata": {"finalizers": [*meta.finalizers, FINALIZER]}}
-            live.action = await self._ports.cluster.patch(TASK_ACTION, meta.namespace, meta.name, patch)
+            version = "" if live.is_confirmed else meta.resource_version
+            live.action = await self._ports.cluster.patch(
+                TASK_ACTION, meta.namespace, meta.name, patch, resource_version=version
+            )
+            live.is_confirmed = True
         if isinstance(loaded, LoadedCorePlugin) and loaded.properties.disable_node_level_caching:
             checks_cache = False
         return Admitted(loaded.entry.id, checks_cache=checks_cache)

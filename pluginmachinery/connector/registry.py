@@ -1,15 +1,15 @@
 """Which connector runs a task type.
 
-A *registry* holds connectors that are made already. ``offers`` finds what installed distributions and
-modules offer; what is wrong with one of them costs that one only.
+``offers`` finds what installed distributions and modules offer; what is wrong with one of them costs that one
+only. ``choose`` says which of the connectors that were made of it run what. A *registry* holds these.
 """
 
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from importlib import metadata
-from typing import Any, Final
+from typing import Any, Final, Self
 
 import msgspec
 
@@ -24,6 +24,9 @@ ENTRY_POINT_GROUP: Final = "propfan.connectors"
 
 MODULE_ATTRIBUTE: Final = "connectors"
 """Name under which a module that is loaded by name offers the same."""
+
+NATIVE_DISTRIBUTION: Final = "propfan"
+"""Connectors that it brings itself give way to those that were installed or named on purpose."""
 
 ConnectorLoader = Connector | Callable[[ConnectorSetup], Connector]
 
@@ -41,32 +44,56 @@ class ConnectorMetadata(msgspec.Struct, frozen=True):
     is_sync: bool
 
 
-class ConnectorRegistry:
-    """Connectors by what they run. Not for several threads at once."""
+class NotOffered(tuple[type[Connector], ...]):
+    """In the place of connectors, of which it has none: what they are and what they lack.
 
-    def __init__(self, connectors: Iterable[Connector] = ()) -> None:
+    Attributes:
+        connectors: What there would be.
+        way_out: What to do about it: ``pip install 'propfan[slurm]'``.
+    """
+
+    connectors: Sequence[type[Connector]]
+    way_out: str
+
+    def __new__(cls, connectors: Sequence[type[Connector]], way_out: str) -> Self:
+        made = super().__new__(cls)
+        made.connectors, made.way_out = connectors, way_out
+        return made
+
+
+class ConnectorRegistry:
+    """Connectors by what they run. Not for several threads at once.
+
+    Args:
+        not_offered: Told to whoever asks for what they would run.
+    """
+
+    def __init__(self, connectors: Iterable[Connector] = (), not_offered: Sequence[NotOffered] = ()) -> None:
         self._by_category: Final[dict[TaskCategory, Connector]] = {}
+        self._not_offered: Final = not_offered
         for connector in connectors:
             self.register(connector)
 
-    def register(self, connector: Connector, *, override: bool = False) -> None:
+    def register(self, connector: Connector, *, override: bool = False, without: Collection[TaskCategory] = ()) -> None:
         """Adds a connector.
 
         Args:
             override: Takes over categories that another connector has; else they are refused.
+            without: Categories of its own that it does not get.
 
         Raises:
             ConnectorError: it breaks a rule, or collides with one that is there; nothing is changed.
         """
         check_connector(connector)
-        taken = [category for category in connector.categories if category in self._by_category]
+        categories = [category for category in connector.categories if category not in without]
+        taken = [category for category in categories if category in self._by_category]
         if taken and not override:
             first = taken[0]
             problem = f"Duplicate connector for task type: {first.name} and version: {first.version}"
             owner = self._by_category[first].name
             raise ConnectorError(connector.name, "categories", f"{problem}; '{owner}' has it already")
         self._check_kind(connector, set(taken))
-        for category in connector.categories:
+        for category in categories:
             self._by_category.pop(category, None)  # the order tells of the connector that has it now
             self._by_category[category] = connector
 
@@ -74,11 +101,7 @@ class ConnectorRegistry:
         """In lists there is one line for a name, which says whether it is synchronous."""
         is_sync = isinstance(connector, SyncConnector)
         for category, other in self._by_category.items():
-            if (
-                category not in replaced
-                and other.name == connector.name
-                and isinstance(other, SyncConnector) != is_sync
-            ):
+            if category not in replaced and _differ_in_kind(connector, other):
                 kinds = ("asynchronous", "synchronous") if is_sync else ("synchronous", "asynchronous")
                 problem = f"is the name of a connector that is {kinds[0]}, and this one is {kinds[1]}"
                 raise ConnectorError(connector.name, "name", problem)
@@ -92,13 +115,21 @@ class ConnectorRegistry:
         connector = self._by_category.get(TaskCategory(name, version))
         if connector is None:
             versions = sorted(str(category.version) for category in self._by_category if category.name == name)
-            if versions:
+            if missing := self._what_would_run(TaskCategory(name, version)):
+                hint = f"its connector needs {missing.way_out}"
+            elif versions:
                 hint = f"there is version {', '.join(versions)}"
             else:
                 known = sorted({category.name for category in self._by_category})
                 hint = f"there are: {', '.join(known)}" if known else "no connector is registered"
             raise ConnectorNotFoundError(f"task type: {name} and version: {version}", hint)
         return connector
+
+    def _what_would_run(self, category: TaskCategory) -> NotOffered | None:
+        for each in self._not_offered:
+            if any(category in connector.categories for connector in each.connectors):
+                return each
+        return None
 
     def list_connectors(self) -> tuple[ConnectorMetadata, ...]:
         """One line for each name, sorted by it."""
@@ -125,11 +156,13 @@ class ConnectorOffer(msgspec.Struct, frozen=True):
     Attributes:
         origin: The distribution with its version, or the module.
         where: ``module:attribute``.
+        is_native: Whether it is one of propfan's own, which no user asked for.
     """
 
     loader: Any
     origin: str
     where: str
+    is_native: bool = False
 
     def make(self, setup: ConnectorSetup) -> Connector:
         """The connector, checked.
@@ -150,10 +183,11 @@ class ConnectorOffer(msgspec.Struct, frozen=True):
 
 
 class Offers(msgspec.Struct, frozen=True):
-    """What was found, and what was refused and why."""
+    """What was found, what was refused and why, and what is not there for want of something."""
 
     found: Sequence[ConnectorOffer]
     refused: Sequence[ConnectorError]
+    not_offered: Sequence[NotOffered] = ()
 
 
 def offers(modules: Sequence[str] = (), *, entry_points: bool = True) -> Offers:
@@ -167,6 +201,7 @@ def offers(modules: Sequence[str] = (), *, entry_points: bool = True) -> Offers:
     """
     found: list[ConnectorOffer] = []
     refused: list[ConnectorError] = []
+    not_offered: list[NotOffered] = []
     points = metadata.entry_points(group=ENTRY_POINT_GROUP) if entry_points else ()
     sources = [
         (_origin(point), point.value, point) for point in sorted(points, key=lambda point: (_origin(point), point.name))
@@ -179,26 +214,105 @@ def offers(modules: Sequence[str] = (), *, entry_points: bool = True) -> Offers:
         sources.append((module, where, metadata.EntryPoint(module, where, ENTRY_POINT_GROUP)))
     for origin, where, point in sources:
         try:
-            found += _offered(point, origin, where)
+            loaded = _loaded(point, where)
         except ConnectorError as error:
             refused.append(error)
-    return Offers(found, refused)
+            continue
+        if isinstance(loaded, NotOffered):
+            not_offered.append(loaded)
+        is_native = point.dist is not None and point.dist.name == NATIVE_DISTRIBUTION
+        for loader in loaded:
+            if isinstance(loader, Connector) or callable(loader):
+                found.append(ConnectorOffer(loader, origin, where, is_native))
+            else:
+                problem = f"must be a connector class, or what makes a connector, is {type(loader).__name__}"
+                refused.append(ConnectorError(where, "offer", problem))
+    return Offers(found, refused, not_offered)
 
 
 def _origin(point: metadata.EntryPoint) -> str:
     return f"{point.dist.name} {point.dist.version}" if point.dist is not None else ""
 
 
-def _offered(point: metadata.EntryPoint, origin: str, where: str) -> Iterator[ConnectorOffer]:
+def _loaded(point: metadata.EntryPoint, where: str) -> Sequence[Any]:
     """What is behind an entry point, which may be anything that others wrote."""
     try:
         importlib.import_module(point.module)
         loaded = point.load()
-        offered = (loaded,) if isinstance(loaded, Connector) or callable(loaded) else tuple(loaded)
+        if isinstance(loaded, NotOffered):
+            return loaded
+        return (loaded,) if isinstance(loaded, Connector) or callable(loaded) else tuple(loaded)
     except (Exception, SystemExit) as error:
         raise ConnectorError(where, "import", f"{type(error).__name__}: {error}") from error
-    for loader in offered:
-        if not isinstance(loader, Connector) and not callable(loader):
-            problem = f"must be a connector class, or what makes a connector, is {type(loader).__name__}"
-            raise ConnectorError(where, "offer", problem)
-        yield ConnectorOffer(loader, origin, where)
+
+
+class GivenWay(msgspec.Struct, frozen=True):
+    """A native connector that another one stands in for, wholly or in part."""
+
+    native: Connector
+    other: Connector
+
+
+class Choice(msgspec.Struct, frozen=True):
+    """Which connectors run tasks.
+
+    Attributes:
+        registry: Those that run something.
+        refused: What was refused, when it was looked for, made or chosen; native ones last.
+        given_way: What an administrator may want to know of native ones.
+        is_native: Whether all that is in the registry came with propfan.
+    """
+
+    registry: ConnectorRegistry
+    refused: Sequence[ConnectorError]
+    given_way: Sequence[GivenWay]
+    is_native: bool
+
+
+def choose(offered: Offers, made: Sequence[Connector | ConnectorError]) -> Choice:
+    """Of several connectors for one task type and version a native one gives way; else the later one is refused.
+
+    A native one also gives way to another one of its name which is not synchronous where it is, or the reverse,
+    since a name stands for one kind.
+
+    Args:
+        made: What became of ``offered.found``, one for each.
+    """
+    registry = ConnectorRegistry(not_offered=offered.not_offered)
+    refused, given_way = list(offered.refused), []
+    results = list(zip(offered.found, made, strict=True))
+    for _, connector in (each for each in results if not each[0].is_native):
+        _register(registry, connector, refused)
+    others = list(registry)
+    for _, connector in (each for each in results if each[0].is_native):
+        if isinstance(connector, ConnectorError):
+            refused.append(connector)
+            continue
+        rivals = [other for other in others if _collide(connector, other)]
+        given_way += [GivenWay(connector, other) for other in rivals]
+        if not any(_differ_in_kind(connector, other) for other in rivals):
+            _register(registry, connector, refused, {category for other in rivals for category in other.categories})
+    return Choice(registry, refused, given_way, not others)
+
+
+def _register(
+    registry: ConnectorRegistry,
+    made: Connector | ConnectorError,
+    refused: list[ConnectorError],
+    without: Collection[TaskCategory] = (),
+) -> None:
+    try:
+        if isinstance(made, ConnectorError):
+            raise made
+        registry.register(made, without=without)
+    except ConnectorError as error:
+        refused.append(error)
+
+
+def _collide(one: Connector, other: Connector) -> bool:
+    return _differ_in_kind(one, other) or not set(one.categories).isdisjoint(other.categories)
+
+
+def _differ_in_kind(one: Connector, other: Connector) -> bool:
+    """Whether one name would stand for a synchronous and an asynchronous connector."""
+    return one.name == other.name and isinstance(one, SyncConnector) != isinstance(other, SyncConnector)

@@ -8,12 +8,11 @@ from typing import Final
 
 from flyteidl2.project import project_service_pb2
 from flyteidl2.task import task_definition_pb2
-from sqlalchemy import func, select, union
-from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy import Connection, func, select, union
 
 from propfan.engine.control_plane.launching import digest_of
 from propfan.engine.control_plane.records import micros
-from propfan.engine.control_plane.store.database import Database
+from propfan.engine.control_plane.store.database import Database, dialect_of
 from propfan.engine.control_plane.store.queries import Page, Query
 from propfan.engine.control_plane.store.schema import projects, runs, task_specs, tasks
 from propfan.pluginmachinery.errors import AlreadyExistsError, NotFoundError
@@ -50,21 +49,23 @@ class Catalog:
             "task_spec": digest,
             "content": task.SerializeToString(),
         }
-        async with self._database.writing() as connection:
-            dialect = sqlite if connection.dialect.name == "sqlite" else postgresql
+
+        def deploy(connection: Connection) -> str:
+            """The digest of that version."""
+            insert = dialect_of(connection).insert
             content = {"digest": digest, "content": spec.SerializeToString(deterministic=True)}
-            await connection.execute(dialect.insert(task_specs).values(content).on_conflict_do_nothing())
-            done = await connection.execute(
-                dialect.insert(tasks).values(row).on_conflict_do_nothing().returning(tasks.c.name)
+            connection.execute(insert(task_specs).values(content).on_conflict_do_nothing())
+            done = connection.execute(insert(tasks).values(row).on_conflict_do_nothing().returning(tasks.c.name))
+            if done.one_or_none() is not None:
+                return digest
+            where = [tasks.c[name] == row[name] for name in ("project", "domain", "name", "version")]
+            return str(connection.execute(select(tasks.c.task_spec).where(*where)).scalar_one())
+
+        if await self._database.write(deploy) != digest:
+            raise AlreadyExistsError(
+                f"task {named.name} version {named.version}",
+                "is deployed with another content: use a new version",
             )
-            if done.one_or_none() is None:
-                where = [tasks.c[name] == row[name] for name in ("project", "domain", "name", "version")]
-                known = (await connection.execute(select(tasks.c.task_spec).where(*where))).scalar_one()
-                if known != digest:
-                    raise AlreadyExistsError(
-                        f"task {named.name} version {named.version}",
-                        "is deployed with another content: use a new version",
-                    )
 
     async def task(
         self, named: task_definition_pb2.TaskIdentifier
@@ -83,8 +84,7 @@ class Catalog:
         )
         if named.version:
             query = query.where(tasks.c.version == named.version)
-        async with self._database.reading() as connection:
-            row = (await connection.execute(query)).one_or_none()
+        row = await self._database.row(query)
         if row is None:
             shown = f"task {named.project}/{named.domain}/{named.name} {named.version}".rstrip()
             raise NotFoundError(shown, "is not deployed: deploy it, or name one of 'flyte get task'")
@@ -121,36 +121,36 @@ class Catalog:
 
     async def _tasks(self, query: Query, base: object) -> Page[task_definition_pb2.Task]:
         statement = query.apply(base, _TASK_COLUMNS, tasks.c.deployed_at.desc(), tasks.c.name)  # type: ignore[arg-type]
-        async with self._database.reading() as connection:
-            rows = (await connection.execute(statement)).all()
+        rows = await self._database.rows(statement)
         return query.page([task_definition_pb2.Task.FromString(row[0]) for row in rows])
 
     async def create_project(self, project: project_service_pb2.Project) -> None:
         """Raises ``AlreadyExistsError``."""
-        async with self._database.writing() as connection:
-            dialect = sqlite if connection.dialect.name == "sqlite" else postgresql
+
+        def create(connection: Connection) -> bool:
             row = {"id": project.id, "content": project.SerializeToString()}
-            done = await connection.execute(
-                dialect.insert(projects).values(row).on_conflict_do_nothing().returning(projects.c.id)
-            )
-            if done.one_or_none() is None:
-                raise AlreadyExistsError(f"project {project.id}", "exists")
+            insert = dialect_of(connection).insert(projects).values(row).on_conflict_do_nothing()
+            return connection.execute(insert.returning(projects.c.id)).one_or_none() is not None
+
+        if not await self._database.write(create):
+            raise AlreadyExistsError(f"project {project.id}", "exists")
 
     async def update_project(self, project: project_service_pb2.Project) -> None:
         """Raises ``NotFoundError``."""
-        async with self._database.writing() as connection:
-            statement = projects.update().where(projects.c.id == project.id)
-            done = await connection.execute(statement.values(content=project.SerializeToString()))
-            if done.rowcount == 0:
-                raise NotFoundError(f"project {project.id}", "there is no such project")
+        statement = projects.update().where(projects.c.id == project.id).values(content=project.SerializeToString())
+        if await self._database.write(lambda connection: connection.execute(statement).rowcount) == 0:
+            raise NotFoundError(f"project {project.id}", "there is no such project")
 
     async def list_projects(self) -> Sequence[project_service_pb2.Project]:
         """Those that were created, and those that only runs or tasks name."""
         named = union(select(runs.c.project), select(tasks.c.project))
-        async with self._database.reading() as connection:
-            rows = (await connection.execute(select(projects.c.content))).all()
-            names = set((await connection.execute(named)).scalars())
-        created = [project_service_pb2.Project.FromString(row[0]) for row in rows]
+
+        def read(connection: Connection) -> tuple[Sequence[bytes], set[str]]:
+            contents = connection.execute(select(projects.c.content)).scalars().all()
+            return contents, set(connection.execute(named).scalars())
+
+        contents, names = await self._database.read(read)
+        created = [project_service_pb2.Project.FromString(content) for content in contents]
         found = {project.id: project for project in created}
         found.update((name, project_service_pb2.Project(id=name, name=name)) for name in names - found.keys())
         return [found[name] for name in sorted(found)]

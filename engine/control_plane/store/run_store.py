@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from flyteidl2.common import identifier_pb2
 from flyteidl2.task import run_pb2, task_definition_pb2
 from flyteidl2.workflow import run_definition_pb2, state_service_pb2
-from sqlalchemy import Row, bindparam, func, select, update
+from sqlalchemy import Connection, Row, bindparam, func, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import IntegrityError
-from sqlalchemy.ext.asyncio import AsyncConnection
 
 from propfan.engine.control_plane.progress import TERMINAL
 from propfan.engine.control_plane.records import ROOT, ActionKey, ActionRecord, RunRecord, micros, of_micros
@@ -49,6 +48,32 @@ _ACTION_COLUMNS: Final = {
 }
 
 
+class _Inserts(NamedTuple):
+    """What is there stays as it is. Made once: to make a statement takes longer than to run it."""
+
+    task_spec: Any
+    action: Any
+
+    @classmethod
+    def of(cls, dialect: Any) -> _Inserts:
+        action = dialect.insert(actions).on_conflict_do_nothing().returning(actions.c.run, actions.c.name)
+        return cls(dialect.insert(task_specs).on_conflict_do_nothing(), action)
+
+
+_INSERTS: Final = {"sqlite": _Inserts.of(sqlite), "postgresql": _Inserts.of(postgresql)}
+
+_UPDATE_ACTION: Final = (
+    update(actions)
+    .where(
+        actions.c.run == bindparam("of_run"),
+        actions.c.name == bindparam("named"),
+        actions.c.revision == bindparam("before"),
+    )
+    .values({name: bindparam(name) for name in ("phase", "details", "update", "revision", "is_submitted")})
+)
+"""All that changes in an action's life, if nobody else has changed it."""
+
+
 class RunStore:
     """Reads and writes whole records."""
 
@@ -76,10 +101,13 @@ class RunStore:
             "created_at": micros(run.created_at),
             "phase": root.phase,
         }
+
+        def add(connection: Connection) -> None:
+            connection.execute(runs.insert().values(row))
+            _insert(connection, [root], {root.task_spec: spec})
+
         try:
-            async with self._database.writing() as connection:
-                await connection.execute(runs.insert().values(row))
-                await self._insert(connection, [root], {root.task_spec: spec})
+            await self._database.write(add)
         except IntegrityError:
             raise AlreadyExistsError(f"run {run.id.name}", "there is a run by that name: choose another") from None
 
@@ -87,64 +115,18 @@ class RunStore:
         self, records: Sequence[ActionRecord], specs: dict[str, task_definition_pb2.TaskSpec]
     ) -> Collection[ActionKey]:
         """Stores those that are new, and says which they are."""
-        async with self._database.writing() as connection:
-            return await self._insert(connection, records, specs)
-
-    async def _insert(
-        self,
-        connection: AsyncConnection,
-        records: Sequence[ActionRecord],
-        specs: dict[str, task_definition_pb2.TaskSpec],
-    ) -> Collection[ActionKey]:
-        dialect = sqlite if connection.dialect.name == "sqlite" else postgresql
-        if specs:
-            rows = [
-                {"digest": digest, "content": spec.SerializeToString(deterministic=True)}
-                for digest, spec in specs.items()
-            ]
-            await connection.execute(dialect.insert(task_specs).on_conflict_do_nothing(), rows)
-        insert = dialect.insert(actions).on_conflict_do_nothing().returning(actions.c.run, actions.c.name)
-        done = await connection.execute(insert.values([_action_row(record) for record in records]))
-        return {ActionKey(run, name) for run, name in done}
+        return await self._database.write(lambda connection: _insert(connection, records, specs))
 
     async def save(self, changed: Sequence[ActionRecord]) -> bool:
         """Writes new revisions over the ones before, all or none; the runs of root actions follow.
 
         Whether it did: somebody else may have written one of them meanwhile.
         """
-        async with self._database.writing() as connection:
-            for record in changed:
-                key = record.key
-                where = (
-                    (actions.c.run == key.run)
-                    & (actions.c.name == key.name)
-                    & (actions.c.revision == record.revision - 1)
-                )
-                done = await connection.execute(update(actions).where(where).values(_action_row(record)))
-                if done.rowcount != 1:
-                    await connection.rollback()
-                    return False
-                if key.name == ROOT:
-                    ended = record.details.status.end_time.ToMicroseconds() if record.is_over else None
-                    values = {"phase": record.phase, "ended_at": ended}
-                    await connection.execute(update(runs).where(runs.c.name == key.run).values(values))
-        return True
-
-    async def mark_submitted(self, keys: Sequence[ActionKey]) -> Sequence[None]:
-        """The engine has them: a restart need not hand them over again."""
-        statement = (
-            update(actions)
-            .where(actions.c.run == bindparam("of_run"), actions.c.name == bindparam("named"))
-            .values(is_submitted=1)
-        )
-        async with self._database.writing() as connection:
-            await connection.execute(statement, [{"of_run": key.run, "named": key.name} for key in keys])
-        return [None] * len(keys)
+        return await self._database.write(lambda connection: _save(connection, changed))
 
     async def run(self, name: str) -> RunRecord:
         """Raises ``NotFoundError`` when there is none."""
-        async with self._database.reading() as connection:
-            row = (await connection.execute(select(runs).where(runs.c.name == name))).one_or_none()
+        row = await self._database.row(select(runs).where(runs.c.name == name))
         if row is None:
             raise NotFoundError(f"run {name}", "there is no such run")
         return _run(row)
@@ -155,7 +137,7 @@ class RunStore:
         return await self._read(query)
 
     async def unsubmitted(self, driver: str) -> Sequence[ActionRecord]:
-        """Actions of a process that go on and that its engine may not have."""
+        """Actions of a process that go on and of which its engine has told nothing yet."""
         query = select(actions).join(runs, actions.c.run == runs.c.name).where(runs.c.driver == driver)
         return await self._read(query.where(actions.c.is_submitted == 0, actions.c.phase.not_in(TERMINAL)))
 
@@ -163,16 +145,14 @@ class RunStore:
         """Run and name of a process' actions whose children go on."""
         query = select(actions.c.run, actions.c.parent).distinct().join(runs, actions.c.run == runs.c.name)
         query = query.where(runs.c.driver == driver, actions.c.parent != "", actions.c.phase.not_in(TERMINAL))
-        async with self._database.reading() as connection:
-            return [(run, parent) for run, parent in await connection.execute(query)]
+        return [(run, parent) for run, parent in await self._database.rows(query)]
 
     async def task_spec(self, digest: str) -> task_definition_pb2.TaskSpec:
         query = select(task_specs.c.content).where(task_specs.c.digest == digest)
-        async with self._database.reading() as connection:
-            content = (await connection.execute(query)).scalar_one_or_none()
-        if content is None:
+        row = await self._database.row(query)
+        if row is None:
             raise NotFoundError(f"task spec {digest}", "is not in the database")
-        return task_definition_pb2.TaskSpec.FromString(content)
+        return task_definition_pb2.TaskSpec.FromString(row.content)
 
     async def list_runs(self, query: Query, **scope: str) -> Page[RunRecord]:
         """A page of runs, newest first unless asked otherwise; ``scope`` are columns that must be equal.
@@ -184,9 +164,7 @@ class RunStore:
         for name, value in scope.items():
             base = base.where(runs.c[name] == value)
         statement = query.apply(base, _RUN_COLUMNS, runs.c.created_at.desc(), runs.c.name)
-        async with self._database.reading() as connection:
-            rows = (await connection.execute(statement)).all()
-        return query.page([_run(row) for row in rows])
+        return query.page([_run(row) for row in await self._database.rows(statement)])
 
     async def list_actions(self, query: Query, run: str) -> Page[ActionRecord]:
         """Raises as ``list_runs``."""
@@ -211,12 +189,40 @@ class RunStore:
         query = select(runs).join(
             newest, (runs.c.task_name == newest.c.task_name) & (runs.c.created_at == newest.c.created_at)
         )
-        async with self._database.reading() as connection:
-            return {row.task_name: _run(row) for row in await connection.execute(query)}
+        return {row.task_name: _run(row) for row in await self._database.rows(query)}
 
     async def _read(self, query: Any) -> Sequence[ActionRecord]:
-        async with self._database.reading() as connection:
-            return [_action(row) for row in await connection.execute(query)]
+        return [_action(row) for row in await self._database.rows(query)]
+
+
+def _insert(
+    connection: Connection, records: Sequence[ActionRecord], specs: dict[str, task_definition_pb2.TaskSpec]
+) -> Collection[ActionKey]:
+    inserts = _INSERTS[connection.dialect.name]
+    if specs:
+        contents = [
+            {"digest": digest, "content": spec.SerializeToString(deterministic=True)} for digest, spec in specs.items()
+        ]
+        connection.execute(inserts.task_spec, contents)
+    done = connection.execute(inserts.action, [_action_row(record) for record in records])
+    return {ActionKey(run, name) for run, name in done}
+
+
+def _save(connection: Connection, changed: Sequence[ActionRecord]) -> bool:
+    rows = [_changed_row(record) for record in changed]
+    if connection.dialect.supports_sane_multi_rowcount:
+        written = connection.execute(_UPDATE_ACTION, rows).rowcount
+    else:
+        written = sum(connection.execute(_UPDATE_ACTION, row).rowcount for row in rows)
+    if written != len(rows):
+        connection.rollback()
+        return False
+    for record in changed:
+        if record.key.name == ROOT:
+            ended = record.details.status.end_time.ToMicroseconds() if record.is_over else None
+            values = {"phase": record.phase, "ended_at": ended}
+            connection.execute(update(runs).where(runs.c.name == record.key.run).values(values))
+    return True
 
 
 def _run(row: Row[Any]) -> RunRecord:
@@ -253,10 +259,21 @@ def _action_row(record: ActionRecord) -> dict[str, Any]:
         "parent": record.parent,
         "action_type": record.details.metadata.action_type,
         "task_name": record.details.metadata.task.id.name,
-        "phase": record.phase,
         "position": record.position,
         "task_spec": record.task_spec,
         "spec": record.spec.SerializeToString(),
+        **_state_columns(record),
+    }
+
+
+def _changed_row(record: ActionRecord) -> dict[str, Any]:
+    key = record.key
+    return {"of_run": key.run, "named": key.name, "before": record.revision - 1, **_state_columns(record)}
+
+
+def _state_columns(record: ActionRecord) -> dict[str, Any]:
+    return {
+        "phase": record.phase,
         "details": record.details.SerializeToString(),
         "update": record.update.SerializeToString(),
         "revision": record.revision,

@@ -46,7 +46,7 @@ actions: Final = Table(
     Column("details", LargeBinary, nullable=False),  # flyteidl2.workflow.ActionDetails without task spec
     Column("update", LargeBinary, nullable=False),  # flyteidl2.workflow.ActionUpdate
     Column("revision", Integer, nullable=False),
-    Column("is_submitted", Integer, nullable=False),  # whether the engine has it
+    Column("is_submitted", Integer, nullable=False),  # whether the engine has told of it
     Index("actions_by_parent", "run", "parent"),
     Index("actions_by_phase", "phase"),
 )

@@ -56,28 +56,25 @@ class SecretStore:
             **self._sealed(value, kind),
         }
         try:
-            async with self._database.writing() as connection:
-                await connection.execute(secrets.insert().values(row))
+            await self._database.write(lambda connection: connection.execute(secrets.insert().values(row)))
         except IntegrityError:
             raise AlreadyExistsError(f"secret {identifier}", "exists: update or delete it") from None
 
     async def update(self, identifier: SecretId, value: str | bytes, kind: int) -> None:
         """Raises ``NotFoundError``."""
         statement = update(secrets).where(_is(identifier)).values(self._sealed(value, kind))
-        async with self._database.writing() as connection:
-            if (await connection.execute(statement)).rowcount == 0:
-                raise _missing(identifier)
+        if await self._database.write(lambda connection: connection.execute(statement).rowcount) == 0:
+            raise _missing(identifier)
 
     async def delete(self, identifier: SecretId) -> None:
         """Raises ``NotFoundError``."""
-        async with self._database.writing() as connection:
-            if (await connection.execute(delete(secrets).where(_is(identifier)))).rowcount == 0:
-                raise _missing(identifier)
+        statement = delete(secrets).where(_is(identifier))
+        if await self._database.write(lambda connection: connection.execute(statement).rowcount) == 0:
+            raise _missing(identifier)
 
     async def entry(self, identifier: SecretId) -> SecretEntry:
         """Raises ``NotFoundError``."""
-        async with self._database.reading() as connection:
-            row = (await connection.execute(select(secrets).where(_is(identifier)))).one_or_none()
+        row = await self._database.row(select(secrets).where(_is(identifier)))
         if row is None:
             raise _missing(identifier)
         return _entry(row)
@@ -87,15 +84,12 @@ class SecretStore:
         query = select(secrets).order_by(secrets.c.name, secrets.c.project, secrets.c.domain)
         if project or domain:
             query = query.where(secrets.c.project == project, secrets.c.domain == domain)
-        async with self._database.reading() as connection:
-            return [_entry(row) for row in await connection.execute(query.limit(limit).offset(offset))]
+        return [_entry(row) for row in await self._database.rows(query.limit(limit).offset(offset))]
 
     async def value(self, name: str, project: str, domain: str) -> str | bytes | None:
         """Of the secret that a task of that project and domain means: the one with the closest scope."""
         for place in ((project, domain), (project, ""), ("", domain), ("", "")):
-            identifier = SecretId(name, *place)
-            async with self._database.reading() as connection:
-                row = (await connection.execute(select(secrets).where(_is(identifier)))).one_or_none()
+            row = await self._database.row(select(secrets).where(_is(SecretId(name, *place))))
             if row is not None:
                 return self._opened(row)
         return None

@@ -51,8 +51,10 @@ def test_the_migrations_make_the_schema_that_the_code_uses(tmp_path: Path) -> No
 
 async def test_a_database_of_a_newer_version_is_left_alone(tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path / 'a.db'}"
-    async with database.open_database(url) as opened, opened.writing() as connection:
-        await connection.execute(text("UPDATE alembic_version SET version_num = '9999'"))
+    async with database.open_database(url) as opened:
+        await opened.write(
+            lambda connection: connection.execute(text("UPDATE alembic_version SET version_num = '9999'"))
+        )
     with pytest.raises(ConfigError, match="newer propfan"):
         async with database.open_database(url):
             pass
@@ -107,13 +109,15 @@ async def test_a_change_of_an_older_revision_is_refused_as_a_whole() -> None:
         assert [record.revision for record in await runs.actions_of("r1")] == [0, 1]
 
 
-async def test_what_was_not_handed_over_is_found_until_it_is() -> None:
+async def test_what_the_engine_has_not_told_of_is_found_until_it_does() -> None:
     async with store() as runs:
         run = run_record()
         await runs.add_run(run, action_record(run), sleep_task())
         assert [record.key.name for record in await runs.unsubmitted("here")] == ["a0"]
         assert await runs.unsubmitted("elsewhere") == []
-        await runs.mark_submitted([ActionKey("r1", "a0")])
+        told_of = (await runs.actions_of("r1"))[0].copy()
+        told_of.is_submitted = True
+        assert await runs.save([told_of])
         assert await runs.unsubmitted("here") == []
 
 
