@@ -117,9 +117,11 @@ async def connection_of(template: tasks_pb2.TaskTemplate, setup: ConnectorSetup)
     for name in ("secrets", "configs"):
         value = template.custom.fields.get(name)
         members = value.struct_value.fields if value is not None else {}
-        if any(member.WhichOneof("kind") != "string_value" for member in members.values()):
+        # SDKs write null for what was not set.
+        texts = {key: text for key, text in members.items() if text.WhichOneof("kind") != "null_value"}
+        if any(text.WhichOneof("kind") != "string_value" for text in texts.values()):
             raise BadTaskSpecificationError(f"task '{template.id.name}': custom.{name} must map names to texts")
-        mappings[name] = {key: member.string_value for key, member in members.items()}
+        mappings[name] = {key: text.string_value for key, text in texts.items()}
     secrets = {}
     for logical, key in mappings["secrets"].items():
         if key in setup.environment:

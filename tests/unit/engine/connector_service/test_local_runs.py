@@ -108,3 +108,4 @@ async def test_a_connection_that_is_none_is_refused() -> None:
     with pytest.raises(BadTaskSpecificationError, match=r"task 'sample': custom\.secrets must map names to texts"):
         await local_runs.connection_of(task_template("t", custom={"secrets": {"a": 7}}), setup)
     assert (await local_runs.connection_of(task_template("t", custom={"secrets": None}), setup)).secrets == {}
+    assert (await local_runs.connection_of(task_template("t", custom={"secrets": {"a": None}}), setup)).secrets == {}
