@@ -16,6 +16,8 @@ import msgspec
 from propfan.pluginmachinery.phases import ExecutionError, PluginState
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from flyteidl2.core import literals_pb2, tasks_pb2
     from google.protobuf.message import Message
 
@@ -226,6 +228,23 @@ class DataStore(Protocol):
 
     async def size(self, path: str) -> int | None:
         """Size in bytes; ``None`` when there is no such object."""
+        ...
+
+
+@runtime_checkable
+class FileTransferStore(DataStore, Protocol):
+    """One that also moves objects to and from files of this machine, in parts: they need not fit into memory."""
+
+    async def get_file(self, path: str, file: Path, *, limit_bytes: int | None = None) -> int:
+        """Copies the whole object into the file, which is made or overwritten, and answers with its size.
+
+        Raises:
+            ObjectNotFoundError, ObjectTooLargeError, StorageError: as of ``get``; also when the object changes meanwhile.
+        """
+        ...
+
+    async def put_file(self, path: str, file: Path) -> None:
+        """Writes the object from the file: at once or not at all, as ``put``."""
         ...
 
 

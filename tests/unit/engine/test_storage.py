@@ -11,7 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from propfan.engine import storage
 from propfan.engine.storage import AzureConfig, Location, ObjectStore, S3Config, StorageConfig
+from propfan.pluginmachinery.contexts import FileTransferStore
 from propfan.pluginmachinery.errors import ConfigError, ObjectNotFoundError, ObjectTooLargeError, StorageError
 from tests.unit.engine.s3_server import create_bucket, s3_server
 
@@ -75,6 +77,37 @@ async def test_an_object_over_the_limit_is_not_read(store: ObjectStore, prefix: 
     with pytest.raises(ObjectTooLargeError) as caught:
         await store.get(path, limit_bytes=99)
     assert (caught.value.size_bytes, caught.value.limit_bytes) == (100, 99)
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("size_bytes", [0, 1, 2000, 20_000])
+async def test_files_are_moved_to_the_store_and_back_in_parts(
+    store: ObjectStore, prefix: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size_bytes: int
+) -> None:
+    monkeypatch.setattr(storage, "_PART_BYTES", 1000 if not prefix.startswith("s3") else 5 * 1024 * 1024)
+    path, source, copy = f"{prefix}/moved/file", anyio.Path(tmp_path / "source"), anyio.Path(tmp_path / "copy")
+    content = bytes(index % 251 for index in range(size_bytes))
+    await source.write_bytes(content)
+    assert isinstance(store, FileTransferStore)
+    await store.put_file(path, Path(source))
+    assert await store.get(path) == content
+    assert await store.get_file(path, Path(copy)) == size_bytes
+    assert await copy.read_bytes() == content
+    if size_bytes:
+        with pytest.raises(ObjectTooLargeError):
+            await store.get_file(path, Path(copy), limit_bytes=size_bytes - 1)
+    with pytest.raises(ObjectNotFoundError):
+        await store.get_file(f"{path}-none", Path(copy))
+
+
+@pytest.mark.anyio
+async def test_an_object_of_several_s3_parts_is_moved_whole(s3: ObjectStore, tmp_path: Path) -> None:
+    source, copy = anyio.Path(tmp_path / "source"), anyio.Path(tmp_path / "copy")
+    content = bytes(range(256)) * 70_000
+    await source.write_bytes(content)
+    await s3.put_file("s3://tasks/large", Path(source))
+    assert await s3.get_file("s3://tasks/large", Path(copy)) == len(content)
+    assert await copy.read_bytes() == content
 
 
 @pytest.mark.anyio
