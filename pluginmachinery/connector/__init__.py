@@ -16,7 +16,7 @@ from propfan.pluginmachinery.connector.contract import (
     Metric,
     SyncConnector,
 )
-from propfan.pluginmachinery.connector.ports import ConnectorSetup, HttpClient, HttpResponse
+from propfan.pluginmachinery.connector.ports import ConnectorSetup, HostRule, HttpClient, HttpResponse
 from propfan.pluginmachinery.connector.registry import ConnectorMetadata, ConnectorRegistry
 from propfan.pluginmachinery.connector.requests import Connection, JobContext, LogsQuery, MetricsQuery, TaskRequest
 from propfan.pluginmachinery.connector.resources import (
@@ -36,6 +36,7 @@ __all__ = [
     "ConnectorRegistry",
     "ConnectorSetup",
     "Dataset",
+    "HostRule",
     "HttpClient",
     "HttpResponse",
     "JobContext",

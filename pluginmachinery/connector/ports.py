@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from datetime import datetime
+from ipaddress import IPv4Address, IPv6Address
 from typing import Any, Protocol, TypeVar
 
 import msgspec
@@ -13,6 +14,12 @@ from propfan.pluginmachinery.contexts import DataStore, SecretManager
 from propfan.pluginmachinery.errors import DecodeError
 
 T = TypeVar("T")
+
+HostRule = Callable[[str, IPv4Address | IPv6Address | None], str]
+"""Why a host must not be asked at an address; empty when it may.
+
+The host is in lower case. The address is ``None`` where a proxy looks it up.
+"""
 
 
 class HttpResponse(msgspec.Struct, frozen=True):
@@ -70,8 +77,16 @@ class HttpClient(Protocol):
             timeout_s: Of the whole exchange, in place of the client's own.
 
         Raises:
-            TransientError: no answer, or none in time.
+            UnansweredError: no answer, or none in time; the request may have been carried out.
+            TransientError: it was not sent.
             PermanentError: the URL can not be asked, or the answer is larger than the client's limit.
+        """
+        ...
+
+    def restricted(self, rule: HostRule) -> HttpClient:
+        """A client for URLs of others: it connects to no address that the rule has not seen, whatever names mean.
+
+        A request that the rule refuses raises ``PermanentError`` with its reason. Closed with this client.
         """
         ...
 

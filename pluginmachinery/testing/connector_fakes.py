@@ -5,16 +5,25 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Mapping
 from datetime import datetime
+from ipaddress import ip_address
 from typing import Any, NoReturn
+from urllib.parse import urlsplit
 
 import msgspec
 from flyteidl2.connector import connector_pb2
 from flyteidl2.core import identifier_pb2, literals_pb2, tasks_pb2
 from flyteidl2.task import common_pb2
 
-from propfan.pluginmachinery.connector import Connection, ConnectorSetup, HttpClient, HttpResponse, TaskRequest
+from propfan.pluginmachinery.connector import (
+    Connection,
+    ConnectorSetup,
+    HostRule,
+    HttpClient,
+    HttpResponse,
+    TaskRequest,
+)
 from propfan.pluginmachinery.contexts import DataStore
-from propfan.pluginmachinery.errors import TransientError
+from propfan.pluginmachinery.errors import PermanentError, TransientError
 from propfan.pluginmachinery.testing.builders import NOW
 from propfan.pluginmachinery.testing.fakes import FakeSecrets, InMemoryStore
 
@@ -61,6 +70,21 @@ class FakeHttp:
         answer = self.handler(call)
         return msgspec.structs.replace(answer, url=answer.url or url)
 
+    def restricted(self, rule: HostRule) -> HttpClient:
+        """Nothing is looked up here, so the rule sees names and the addresses that URLs are written with."""
+
+        def ask(call: HttpCall) -> HttpResponse:
+            host = (urlsplit(call.url).hostname or "").lower()
+            try:
+                problem = rule(host, ip_address(host))
+            except ValueError:
+                problem = rule(host, None)
+            if problem:
+                raise PermanentError("", f"{call.method} {call.url}: {problem}")
+            return self.handler(call)
+
+        return FakeHttp(ask, self.calls)
+
 
 class FailingHttp:
     """An ``HttpClient`` without a network."""
@@ -77,6 +101,9 @@ class FailingHttp:
         timeout_s: float | None = None,
     ) -> NoReturn:
         raise TransientError("", f"{method} {url}: no network")
+
+    def restricted(self, rule: HostRule) -> HttpClient:
+        return self
 
 
 def connector_setup(

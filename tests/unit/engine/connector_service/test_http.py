@@ -11,7 +11,8 @@ from aiohttp import web
 
 from propfan.engine.connector_service.config import HttpConfig
 from propfan.engine.connector_service.http import AiohttpClient
-from propfan.pluginmachinery.errors import ConfigError, PermanentError, TransientError
+from propfan.pluginmachinery.connector import HostRule
+from propfan.pluginmachinery.errors import ConfigError, PermanentError, TransientError, UnansweredError
 
 pytestmark = pytest.mark.anyio
 
@@ -123,3 +124,98 @@ async def test_what_is_no_url_is_refused_for_good(url: str) -> None:
 async def test_authorities_that_can_not_be_read_are_named(tmp_path: object) -> None:
     with pytest.raises(ConfigError, match=r"http\.ca: /nowhere\.pem can not be read"):
         AiohttpClient(HttpConfig(ca="/nowhere.pem"))
+
+
+def only(*allowed: str) -> HostRule:
+    """Lets these hosts and addresses be asked."""
+    return lambda host, address: "" if host in allowed or str(address) in allowed else f"{host} at {address} is refused"
+
+
+async def fine(request: web.Request) -> web.StreamResponse:
+    return web.Response(text=request.host)
+
+
+async def test_a_rule_sees_the_addresses_that_names_mean() -> None:
+    async with answering(fine) as (client, port):
+        assert (await client.restricted(only("127.0.0.1")).request("GET", f"http://localhost:{port}/")).status == 200
+        with pytest.raises(
+            PermanentError, match=r"^GET http://localhost:\d+/: localhost at (127\.0\.0\.1|::1) is refused"
+        ):
+            await client.restricted(only("10.0.0.1")).request("GET", f"http://localhost:{port}/")
+        assert (await client.request("GET", f"http://localhost:{port}/")).status == 200
+
+
+@pytest.mark.parametrize(
+    ("host", "problem"),
+    [
+        ("127.0.0.1", "127.0.0.1 at 127.0.0.1 is refused"),
+        ("[::1]", "::1 at ::1 is refused"),
+        ("[::ffff:127.0.0.1]", "is refused"),
+        ("2130706433", "no URL that can be asked"),
+        ("127.1", "no URL that can be asked"),
+        ("0177.0.0.1", "no URL that can be asked"),
+        ("127.0.0.1.", "no URL that can be asked"),
+    ],
+)
+async def test_a_rule_sees_addresses_however_they_are_written(host: str, problem: str) -> None:
+    async with answering(fine) as (client, port):
+        with pytest.raises(PermanentError, match=problem.replace(".", r"\.")):
+            await client.restricted(only("nothing")).request("GET", f"http://{host}:{port}/")
+
+
+async def test_connections_made_without_the_rule_are_not_used_under_it() -> None:
+    async with answering(fine) as (client, port):
+        await client.request("GET", f"http://localhost:{port}/")
+        with pytest.raises(PermanentError, match="is refused"):
+            await client.restricted(only("nothing")).request("GET", f"http://localhost:{port}/")
+
+
+async def test_a_proxy_is_asked_for_hosts_that_the_rule_allows_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with answering(fine) as (client, port):
+        monkeypatch.setenv("http_proxy", f"http://127.0.0.1:{port}")
+        monkeypatch.setenv("no_proxy", "direct.invalid")
+        restricted = client.restricted(only("outside.invalid"))
+        assert (await restricted.request("GET", "http://outside.invalid/x")).text() == "outside.invalid"
+        with pytest.raises(PermanentError, match=r"inside\.invalid at None is refused"):
+            await restricted.request("GET", "http://inside.invalid/")
+        with pytest.raises(PermanentError, match=r"169\.254\.169\.254 at 169\.254\.169\.254 is refused"):
+            await restricted.request("GET", "http://169.254.169.254/")
+
+
+async def test_rules_of_a_restricted_client_add_up() -> None:
+    async with answering(fine) as (client, port):
+        both = client.restricted(only("localhost")).restricted(only("127.0.0.1"))
+        assert (await both.request("GET", f"http://localhost:{port}/")).status == 200
+        with pytest.raises(PermanentError, match="is refused"):
+            await both.request("GET", f"http://127.0.0.1:{port}/")
+
+
+async def test_a_request_that_was_not_sent_differs_from_one_that_was_not_answered() -> None:
+    async def silent(request: web.Request) -> web.StreamResponse:
+        assert request.transport
+        request.transport.abort()
+        return web.Response()
+
+    async with answering(silent) as (client, port):
+        with pytest.raises(UnansweredError):
+            await client.request("POST", f"http://127.0.0.1:{port}/")
+    async with answering(fine) as (client, port):
+        closed = f"http://127.0.0.1:{port}/"
+    client = AiohttpClient(HttpConfig())
+    try:
+        with pytest.raises(TransientError) as caught:
+            await client.request("POST", closed)
+    finally:
+        await client.close()
+    assert not isinstance(caught.value, UnansweredError)
+
+
+async def test_credentials_of_a_url_are_not_told() -> None:
+    client = AiohttpClient(HttpConfig())
+    try:
+        with pytest.raises(TransientError) as caught:
+            await client.request("GET", "http://me:s3cret@127.0.0.1:1/x?token=s3cret")
+    finally:
+        await client.close()
+    assert "GET http://127.0.0.1:1/x: " in str(caught.value)
+    assert "s3cret" not in str(caught.value)
