@@ -44,7 +44,7 @@ class ConnectorMetadata(msgspec.Struct, frozen=True):
     is_sync: bool
 
 
-class NotOffered(tuple[type[Connector], ...]):
+class NotOffered(tuple[type[Connector], ...]):  # noqa: SLOT001 - tuples have none but what the instance tells
     """In the place of connectors, of which it has none: what they are and what they lack.
 
     Attributes:
