@@ -1,3 +1,8 @@
-"""Offers nothing yet."""
+"""BigQuery: queries as jobs of its REST API, version 2."""
 
-connectors = ()
+from __future__ import annotations
+
+from propfan.plugins.connectors.bigquery.connector import BigQueryConnector
+from propfan.plugins.connectors.extras import offered
+
+connectors = offered("bigquery", "google.auth", BigQueryConnector)
