@@ -110,7 +110,7 @@ class ServiceAccount:
         read = Configuration()
         token, ca = self._folder / "token", self._folder / "ca.crt"
         try:
-            loader: Any = InClusterConfigLoader(str(token), str(ca), try_refresh_token=False)  # type: ignore[no-untyped-call]
+            loader: Any = InClusterConfigLoader(str(token), str(ca), try_refresh_token=False)
             loader.load_and_set(read)
             namespace = self._folder / "namespace"
             return _access(read, {}, namespace.read_text().strip() if namespace.exists() else "")
@@ -143,11 +143,9 @@ class Kubeconfig:
         try:
             if anew or self._config is None:
                 self._check_paths()
-                self._config = KubeConfigMerger(self._paths).config  # type: ignore[no-untyped-call]
+                self._config = KubeConfigMerger(self._paths).config
                 self._exec = self._given = None
-            loader: Any = KubeConfigLoader(  # type: ignore[no-untyped-call]
-                self._config, self._context or None, config_base_path=None
-            )
+            loader: Any = KubeConfigLoader(self._config, self._context or None, config_base_path=None)
             context = loader.current_context["context"]
             entry = self._user(context)
             await self._ask_plugin(entry, self._config["clusters"].get_with_name(context["cluster"]))

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import io
 import re
-import socket
 import ssl
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
+from functools import partial
 from importlib import metadata
-from typing import Final, Self
+from typing import Final, Self, TypeVar
 
 import aiohttp
 import anyio
@@ -21,17 +21,17 @@ from propfan.engine.cluster import Kind
 from propfan.engine.kubernetes.answers import error_of
 from propfan.engine.kubernetes.config import KubernetesConfig
 from propfan.engine.kubernetes.credentials import Access, Credentials, Tls
+from propfan.engine.kubernetes.exchanges import Exchanges, TooLargeError
 from propfan.engine.kubernetes.lanes import Lane, Rate
+from propfan.engine.kubernetes.sockets import CONNECT_TIMEOUT_S, IDLE_S, open_socket
 from propfan.pluginmachinery.errors import ApiError, ConfigError, ThrottledError, UnauthorizedError, UnavailableError
 
 logger = structlog.get_logger(__name__)
 
+T = TypeVar("T")
+
 JSON: Final = "application/json"
 MERGE_PATCH: Final = "application/merge-patch+json"
-
-CONNECT_TIMEOUT_S: Final = 10.0
-IDLE_S: Final = 60.0
-"""How long a connection is kept for the next request; the API server closes idle ones after 90 s."""
 
 THROTTLED_TRIES: Final = 4
 """Of one request that the server refuses as one too many. It had no effect, so any can be repeated."""
@@ -44,17 +44,6 @@ MAX_TOLD_WARNINGS: Final = 1000
 LARGE_BODY_BYTES: Final = 2**20
 _LEASES_AT_ONCE: Final = 16
 """From which aiohttp wants a file, which it sends in pieces."""
-
-_SOCKET_OPTIONS: Final = (
-    (socket.SOL_SOCKET, "SO_KEEPALIVE", 1),
-    (socket.IPPROTO_TCP, "TCP_NODELAY", 1),
-    (socket.IPPROTO_TCP, "TCP_KEEPIDLE", 15),
-    (socket.IPPROTO_TCP, "TCP_KEEPINTVL", 5),
-    (socket.IPPROTO_TCP, "TCP_KEEPCNT", 4),
-    (socket.IPPROTO_TCP, "TCP_USER_TIMEOUT", 35_000),
-)
-"""A peer that is gone without a word is noticed after 35 s, both while a watch is silent and while a request
-is being sent. Not every system has every option."""
 
 _warning_texts: Final = re.compile(r'299 \S+ "((?:[^"\\]|\\.)*)"').findall
 
@@ -86,11 +75,31 @@ class AnswerTooLargeError(UnavailableError):
 
 
 class _Connection:
-    """Connections made with one set of TLS files, and what to say on them."""
+    """Connections to one server, made with one set of TLS files, and what to say on them.
 
-    def __init__(self, access: Access, session: aiohttp.ClientSession) -> None:
+    Attributes:
+        exchanges: For whole answers, where no proxy is between.
+        session: For everything else.
+    """
+
+    def __init__(self, access: Access, agent: str) -> None:
+        """Raises ``OSError`` or ``ValueError`` when the TLS files or the server's URL can not be used."""
         self.access = access
-        self.session: Final = session
+        context = _context(access.tls) if access.server.startswith("https:") else None
+        self.exchanges: Final = Exchanges(access.server, context, access.tls.server_name, agent)
+        connector = aiohttp.TCPConnector(
+            limit=0,  # the lanes are the limit, watches come on top
+            ssl=context or True,
+            keepalive_timeout=IDLE_S,
+            socket_factory=open_socket,
+        )
+        self.session: Final = aiohttp.ClientSession(
+            connector=connector, cookie_jar=aiohttp.DummyCookieJar(), headers={"User-Agent": agent}
+        )
+
+    async def close(self) -> None:
+        self.exchanges.close()
+        await self.session.close()
 
 
 class Stream:
@@ -156,7 +165,7 @@ class Transport:
             with anyio.CancelScope(shield=True):
                 for connection in (transport._connection, transport._retired):
                     if connection is not None:
-                        await connection.session.close()
+                        await connection.close()
 
     @property
     def access(self) -> Access:
@@ -194,7 +203,7 @@ class Transport:
         with self.failures(request):
             times = aiohttp.ClientTimeout(total=limit_s, sock_connect=CONNECT_TIMEOUT_S)
             with anyio.fail_after(self._config.request_timeout_s):  # its beginning is not long in coming
-                return Stream(self, request, await self._send(request, times))
+                return Stream(self, request, await self._with_credentials(partial(self._begun, request, times)))
 
     @contextmanager
     def failures(self, request: Request) -> Iterator[None]:
@@ -203,42 +212,70 @@ class Transport:
             yield
         except TimeoutError as error:
             raise UnavailableError(request.target, f"{self.access.server} did not answer in time") from error
-        except (aiohttp.ClientError, OSError) as error:
+        except (aiohttp.ClientError, OSError, ValueError) as error:
             problem = str(error) or type(error).__name__
             raise UnavailableError(request.target, f"{self.access.server}: {problem}") from error
 
     async def _exchange(self, request: Request) -> bytes:
         with self.failures(request):
-            async with await self._send(request, self._times) as response:
-                return await self._read(request, response, self._config.max_answer_bytes)
+            return await self._with_credentials(partial(self._whole, request))
 
-    async def _send(self, request: Request, times: aiohttp.ClientTimeout) -> aiohttp.ClientResponse:
+    async def _with_credentials(self, ask: Callable[[_Connection], Awaitable[T]]) -> T:
         """The answer, once with the present credentials, once more with new ones when they are refused."""
         connection = await self._current()
         access = connection.access
         try:
-            return await self._attempt(request, connection, times)
+            return await ask(connection)
         except UnauthorizedError:
             if not await self._are_renewed(access):
                 raise
-        return await self._attempt(request, await self._current(), times)
+        return await ask(await self._current())
 
-    async def _attempt(
-        self, request: Request, connection: _Connection, times: aiohttp.ClientTimeout
-    ) -> aiohttp.ClientResponse:
-        access = connection.access
+    async def _whole(self, request: Request, connection: _Connection) -> bytes:
+        access, limit = connection.access, self._config.max_answer_bytes
+        if access.proxy:
+            async with await self._begun(request, self._times, connection) as response:
+                return await self._read(request, response, limit)
+        try:
+            answer = await connection.exchanges.exchange(
+                request.method,
+                request.path,
+                self._headers(request, access),
+                request.body,
+                limit=limit,
+                timeout_s=self._config.request_timeout_s,
+                guard=request.guard,
+            )
+        except TooLargeError:
+            raise _too_large(request, limit) from None
+        if warnings := answer.all(b"warning"):
+            self._tell_warnings(request, warnings)
+        if answer.status < 300:
+            return answer.body
+        retry_after = "".join(answer.all(b"retry-after")[:1])
+        raise error_of(answer.status, answer.body, request.target, kind=request.kind, retry_after=retry_after)
+
+    def _headers(self, request: Request, access: Access) -> list[tuple[str, str]]:
         headers = [*access.headers, ("Accept", request.accept)]
-        body: bytes | io.BytesIO | None = None
         if request.body:
             headers.append(("Content-Type", request.content_type))
-            body = request.body if len(request.body) < LARGE_BODY_BYTES else io.BytesIO(request.body)
+        return headers
+
+    async def _begun(
+        self, request: Request, times: aiohttp.ClientTimeout, connection: _Connection
+    ) -> aiohttp.ClientResponse:
+        """A successful answer whose body is still to be read."""
+        access = connection.access
+        body: bytes | io.BytesIO | None = request.body or None
+        if len(request.body) >= LARGE_BODY_BYTES:
+            body = io.BytesIO(request.body)
         if request.guard is not None:
             request.guard()
         response = await connection.session.request(
             request.method,
             URL(access.server + request.path, encoded=True),
             data=body,
-            headers=headers,
+            headers=self._headers(request, access),
             allow_redirects=False,  # they would take the token elsewhere
             proxy=access.proxy or None,
             server_hostname=access.tls.server_name or None,
@@ -267,7 +304,7 @@ class Transport:
             else:
                 return b"".join(chunks)
         response.close()
-        raise AnswerTooLargeError(request.target, f"the answer is larger than {limit} bytes")
+        raise _too_large(request, limit)
 
     def _tell_warnings(self, request: Request, headers: list[str]) -> None:
         """Each once: many of them come with every write of a kind."""
@@ -310,27 +347,20 @@ class Transport:
     async def _take(self, access: Access) -> None:
         self._fresh_until_s = anyio.current_time() + access.fresh_for_s
         present = self._connection
-        if present is not None and present.access.tls == access.tls:
+        if present is not None and (present.access.server, present.access.tls) == (access.server, access.tls):
             present.access = access
             return
         try:
-            session = self._session(access)
+            made = _Connection(access, self._agent)
         except (OSError, ValueError) as error:  # an SSLError is an OSError
             raise ConfigError("kubernetes", f"the certificates for {access.server} can not be used: {error}") from error
         if self._retired is not None:
-            await self._retired.session.close()
-        self._retired, self._connection = present, _Connection(access, session)
+            await self._retired.close()
+        self._retired, self._connection = present, made
 
-    def _session(self, access: Access) -> aiohttp.ClientSession:
-        connector = aiohttp.TCPConnector(
-            limit=0,  # the lanes are the limit, watches come on top
-            ssl=not access.server.startswith("https:") or _context(access.tls),
-            keepalive_timeout=IDLE_S,
-            socket_factory=_socket,
-        )
-        return aiohttp.ClientSession(
-            connector=connector, cookie_jar=aiohttp.DummyCookieJar(), headers={"User-Agent": self._agent}
-        )
+
+def _too_large(request: Request, limit: int) -> AnswerTooLargeError:
+    return AnswerTooLargeError(request.target, f"the answer is larger than {limit} bytes")
 
 
 def _context(tls: Tls) -> ssl.SSLContext:
@@ -343,12 +373,3 @@ def _context(tls: Tls) -> ssl.SSLContext:
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE
     return context
-
-
-def _socket(address: tuple[int | socket.AddressFamily, int | socket.SocketKind, int, str, object]) -> socket.socket:
-    made = socket.socket(address[0], address[1], address[2])
-    for level, name, value in _SOCKET_OPTIONS:
-        option: int | None = getattr(socket, name, None)
-        if option is not None:
-            made.setsockopt(level, option, value)
-    return made

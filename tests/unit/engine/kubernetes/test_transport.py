@@ -14,7 +14,7 @@ from structlog.testing import capture_logs
 
 from propfan.engine.cluster import POD
 from propfan.engine.daemon.leases import LEASE
-from propfan.engine.kubernetes import lanes, transport
+from propfan.engine.kubernetes import lanes, sockets, transport
 from propfan.engine.kubernetes.cluster import KubernetesCluster
 from propfan.pluginmachinery.errors import (
     ConfigError,
@@ -232,7 +232,7 @@ async def test_requests_go_through_the_proxy() -> None:
 
 
 def test_sockets_notice_a_peer_that_is_gone() -> None:
-    with transport._socket((socket.AF_INET, socket.SOCK_STREAM, 0, "", ("127.0.0.1", 1))) as made:
+    with sockets.open_socket((socket.AF_INET, socket.SOCK_STREAM, 0, "", ("127.0.0.1", 1))) as made:
         assert made.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) == 1
         assert made.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == 35_000
         idle_s, interval_s, count = (
