@@ -1,0 +1,342 @@
+"""Runs tasks of type ``webhook``, as flytekit's ``WebhookTask`` makes them: one HTTP request each."""
+
+from __future__ import annotations
+
+import codecs
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Annotated, Any, Final
+from urllib.parse import quote, quote_plus, urlencode
+
+import msgspec
+from msgspec import Meta
+from yarl import URL
+
+from propfan.pluginmachinery.connector import (
+    ConnectorSetup,
+    HttpResponse,
+    RemotePhase,
+    Resource,
+    SyncConnector,
+    TaskCategory,
+    TaskRequest,
+)
+from propfan.pluginmachinery.errors import (
+    BadTaskSpecificationError,
+    ConfigError,
+    PermanentError,
+    TransientError,
+    UnansweredError,
+)
+from propfan.plugins.connectors.hosts import HostConfig, HostPattern
+from propfan.plugins.connectors.http_answers import retry_after_s
+from propfan.plugins.connectors.webhook.placeholders import HIDDEN, as_text, filled, secret_names
+
+_METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"})
+_REPEATABLE: Final = frozenset({"GET", "HEAD", "PUT", "DELETE"})
+"""Methods whose second request does no more than the first (RFC 9110, 9.2.2)."""
+
+_IN_QUERY: Final = frozenset({"GET", "HEAD"})
+"""Methods that carry ``data`` in the query."""
+
+_NOT_TAKEN: Final = frozenset({408, 425, 429, 503})
+"""Statuses of a server that did not begin to work on the request (RFC 9110, RFC 8470, RFC 6585)."""
+
+_OWN_HEADERS: Final = frozenset({"connection", "content-length", "host", "te", "transfer-encoding", "upgrade"})
+"""Follow from the request itself."""
+
+_TOKEN: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+_MIN_HIDDEN_CHARS: Final = 4
+"""Shorter secrets would make any text unreadable."""
+
+_MAX_TOLD_CHARS: Final = 1000
+
+
+class WebhookConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="kebab"):
+    """Section ``connectors.webhook``.
+
+    Attributes:
+        hosts: Which hosts tasks may have asked.
+        secrets: Secrets of the service that tasks may name, and the hosts that each may be sent to. Secrets that
+            a task brings itself go where it says.
+        idempotency_header: Name of the header by which receivers tell repeats; empty sends none.
+        max_response_bytes: More of an answer is cut off.
+    """
+
+    hosts: HostConfig = HostConfig()
+    secrets: Mapping[str, Sequence[str]] = {}
+    idempotency_header: str = "Idempotency-Key"
+    max_response_bytes: Annotated[int, Meta(ge=0, le=2 * 1024 * 1024)] = 128 * 1024
+
+
+class WebhookSpec(msgspec.Struct, frozen=True):
+    """``custom`` of a task.
+
+    Attributes:
+        data: Sent as JSON, or as the query of GET and HEAD.
+        show_data: Whether the output has the data.
+        show_url: Whether output and messages have the URL, which may be a secret itself.
+    """
+
+    url: Annotated[str, Meta(min_length=1)]
+    method: str = "POST"
+    headers: Mapping[str, Any] | None = None
+    data: Any = None
+    show_data: bool = False
+    show_url: bool = False
+    timeout_sec: Annotated[float, Meta(gt=0, le=86_400)] = 10.0
+
+
+class Call(msgspec.Struct, frozen=True):
+    """One request, as it goes out.
+
+    Attributes:
+        shown: What messages call it.
+        hidden: Values of secrets, in every writing, that nobody may be told.
+    """
+
+    method: str
+    url: URL
+    headers: Mapping[str, str]
+    body: bytes | None
+    timeout_s: float
+    shown: str
+    hidden: Sequence[str]
+
+    def __repr__(self) -> str:
+        return f"Call({self.shown})"
+
+    def without_secrets(self, text: str) -> str:
+        for value in self.hidden:
+            text = text.replace(value, HIDDEN)
+        return text
+
+
+class WebhookConnector(SyncConnector):
+    """Sends one request and answers with what came back, as output ``info``.
+
+    Any status from 200 to 299 is a success: a receiver that answers 201, 202 or 204 has taken the message, and to
+    fail the task would have it sent again. Each request carries the attempt's unique name, by which a receiver
+    tells that it is a repeat: ``do`` is called at least once.
+    """
+
+    name = "Webhook Connector"
+    categories = (TaskCategory("webhook"),)
+
+    def __init__(self, setup: ConnectorSetup) -> None:
+        """Raises ``ConfigError`` when the section is wrong."""
+        super().__init__(setup)
+        self._config: Final = setup.section("webhook", WebhookConfig)
+        section = "connectors.webhook"
+        header = self._config.idempotency_header
+        if header and (not _TOKEN.fullmatch(header) or header.lower() in _OWN_HEADERS):
+            raise ConfigError(f"{section}.idempotency-header", f"'{header}' is no name of a header")
+        self._http: Final = setup.http.restricted(self._config.hosts.rule(f"{section}.hosts"))
+        self._receivers: Final = {
+            name: HostPattern.parse(hosts, f"{section}.secrets.{name}") for name, hosts in self._config.secrets.items()
+        }
+
+    async def do(self, task: TaskRequest) -> Resource:
+        spec = task.custom(WebhookSpec)
+        inputs = task.inputs()
+        call, key = await self._call(task, spec, inputs)
+        try:
+            response = await self._http.request(
+                call.method, str(call.url), headers=call.headers, body=call.body, timeout_s=call.timeout_s
+            )
+        except UnansweredError as error:
+            told = call.without_secrets(_of_the_request(error.message, call))
+            if call.method in _REPEATABLE:
+                raise TransientError(error.code, told) from None
+            problem = f"{told}; the receiver may have taken it, so whether it is repeated is left to the task's retries"
+            return Resource(RemotePhase.RETRYABLE_FAILED, problem)
+        except TransientError as error:
+            told = call.without_secrets(_of_the_request(error.message, call))
+            raise TransientError(error.code, told, error.retry_after_s) from None
+        except PermanentError as error:
+            raise PermanentError(error.code, call.without_secrets(_of_the_request(error.message, call))) from None
+        custom_info = {"status_code": response.status, **({"idempotency_key": key} if key else {})}
+        if response.is_success:
+            info = self._info(spec, inputs, call, response)
+            message = f"{call.shown}: status {response.status}"
+            return Resource(RemotePhase.SUCCEEDED, message, outputs={"info": info}, custom_info=custom_info)
+        return self._refused(call, response, custom_info)
+
+    async def _call(self, task: TaskRequest, spec: WebhookSpec, inputs: Mapping[str, Any]) -> tuple[Call, str]:
+        """The request, and the key by which its receiver knows it again; empty without one."""
+        subject = f"task '{task.template.id.name}' (webhook)"
+        method = spec.method.upper()
+        if method not in _METHODS:
+            raise BadTaskSpecificationError(
+                f"{subject}: method '{spec.method}' is none of {', '.join(sorted(_METHODS))}"
+            )
+        names = secret_names([spec.url, spec.headers or {}, spec.data])
+        secrets = {name: await self._secret(subject, name, task) for name in sorted(names)}
+        try:
+            url = _url(subject, as_text(filled(spec.url, inputs, secrets)))
+            headers = _headers(subject, filled(spec.headers or {}, inputs, secrets))
+            data = filled(spec.data, inputs, secrets)
+        except BadTaskSpecificationError as error:
+            raise BadTaskSpecificationError(
+                error.message if error.message.startswith(subject) else f"{subject}: {error.message}"
+            ) from None
+        for name in sorted(names - task.connection.secrets.keys()):
+            self._check_receiver(subject, name, url)
+        body = None
+        if method in _IN_QUERY:
+            url = _with_query(subject, url, data)
+        elif data is not None or method != "DELETE":
+            body = msgspec.json.encode({} if data is None else data)
+            headers.setdefault("content-type", "application/json")
+        key = "" if method in _IN_QUERY else self._idempotency_key(task)
+        if key:
+            headers.setdefault(self._config.idempotency_header.lower(), key)
+        where = _shown(spec, inputs, names) if spec.show_url else _authority(url)
+        hidden = _writings(secrets.values())
+        return Call(method, url, headers, body, spec.timeout_sec, f"{method} {where}", hidden), key
+
+    async def _secret(self, subject: str, name: str, task: TaskRequest) -> str:
+        if name not in task.connection.secrets and name not in self._receivers:
+            way_out = f"bring it in custom.secrets, or offer it to hosts in connectors.webhook.secrets.{name}"
+            raise BadTaskSpecificationError(f"{subject}: {{secrets.{name}}} is no secret that it may use: {way_out}")
+        return await self.get_secret(name, task.connection)
+
+    def _check_receiver(self, subject: str, name: str, url: URL) -> None:
+        """A secret of the service's own goes to the hosts that its operator has named."""
+        if not self._receivers[name].has((url.raw_host or "").lower()):
+            setting = f"connectors.webhook.secrets.{name}"
+            raise BadTaskSpecificationError(
+                f"{subject}: the URL's host is none that {{secrets.{name}}} is for ({setting})"
+            )
+
+    def _idempotency_key(self, task: TaskRequest) -> str:
+        if not self._config.idempotency_header:
+            return ""
+        try:
+            return task.unique_name()
+        except BadTaskSpecificationError:  # a run without anything that tells attempts apart
+            return ""
+
+    def _info(
+        self, spec: WebhookSpec, inputs: Mapping[str, Any], call: Call, response: HttpResponse
+    ) -> Mapping[str, Any]:
+        """The output, with what flytekit's has."""
+        limit = self._config.max_response_bytes
+        text = _text(response, limit)
+        info: dict[str, Any] = {"status_code": response.status, "response_data": call.without_secrets(text)}
+        if len(response.body) > limit:
+            info["response_truncated"] = True
+        names = secret_names([spec.url, spec.data])
+        if spec.show_data:
+            data = {} if spec.data is None else spec.data
+            info["input_data"] = filled(data, inputs, dict.fromkeys(names, HIDDEN))
+        if spec.show_url:
+            info["url"] = _shown(spec, inputs, names)
+        return info
+
+    def _refused(self, call: Call, response: HttpResponse, custom_info: Mapping[str, Any]) -> Resource:
+        """Raises ``TransientError`` where the same request may be sent once more without harm."""
+        told = call.without_secrets(_text(response, 4 * _MAX_TOLD_CHARS))[:_MAX_TOLD_CHARS]
+        problem = f"{call.shown}: Webhook failed with status code {response.status}, response: {told}"
+        if response.status in _NOT_TAKEN or (response.status >= 500 and call.method in _REPEATABLE):
+            raise TransientError("", problem, retry_after_s(response, self.setup))
+        if response.status >= 500:
+            problem += "; the receiver may have taken it, so whether it is repeated is left to the task's retries"
+            return Resource(RemotePhase.RETRYABLE_FAILED, problem, custom_info=custom_info)
+        if 300 <= response.status < 400:
+            problem += "; redirects are not followed: give the URL that the receiver has now"
+        return Resource(RemotePhase.FAILED, problem, custom_info=custom_info)
+
+
+def _url(subject: str, text: str) -> URL:
+    """Raises ``BadTaskSpecificationError`` without the text, which may hold a secret."""
+    try:
+        url = URL(text)
+    except (ValueError, UnicodeError):
+        url = URL()
+    if url.scheme not in ("http", "https") or not url.raw_host:
+        raise BadTaskSpecificationError(f"{subject}: url is no URL with http:// or https:// and a host")
+    return url.with_fragment(None)
+
+
+def _headers(subject: str, headers: Mapping[str, Any]) -> dict[str, str]:
+    """By names in lower case."""
+    made = {}
+    for name, value in headers.items():
+        text = as_text(value)
+        if not _TOKEN.fullmatch(name) or name.lower() in _OWN_HEADERS:
+            raise BadTaskSpecificationError(f"{subject}: header '{name[:100]}' can not be set")
+        if not text.isprintable() and not text.replace("\t", "").isprintable():
+            problem = "is no single line; inputs and secrets in headers must be without line ends"
+            raise BadTaskSpecificationError(f"{subject}: the value of header '{name}' {problem}")
+        made[name.lower()] = text
+    return made
+
+
+def _with_query(subject: str, url: URL, data: Any) -> URL:
+    """``data`` added to what the URL asks for already."""
+    if not data:
+        return url
+    if not isinstance(data, Mapping):
+        raise BadTaskSpecificationError(f"{subject}: data of GET and HEAD becomes the query, so it must be a mapping")
+    pairs = [
+        (name, _in_query(item))
+        for name, value in data.items()
+        for item in (value if isinstance(value, list) else [value])
+    ]
+    query = "&".join(part for part in (url.raw_query_string, urlencode(pairs)) if part)
+    return URL(f"{str(url).partition('?')[0]}?{query}", encoded=True)
+
+
+def _in_query(value: Any) -> str:
+    match value:
+        case None:
+            return ""
+        case bool():
+            return "true" if value else "false"
+        case _:
+            return as_text(value)
+
+
+def _shown(spec: WebhookSpec, inputs: Mapping[str, Any], names: Iterable[str]) -> str:
+    """The URL without secrets, also without those that are written into it as user and password."""
+    text = as_text(filled(spec.url, inputs, dict.fromkeys(names, HIDDEN)))
+    return re.sub(r"//[^/?#]*@", "//", text)
+
+
+def _authority(url: URL) -> str:
+    port = "" if url.is_default_port() else f":{url.port}"
+    return f"{url.scheme}://{url.host}{port}"
+
+
+def _writings(secrets: Iterable[str]) -> tuple[str, ...]:
+    """As they are, and as they are written in URLs and in JSON; the longest first."""
+    found = {
+        writing
+        for value in secrets
+        if len(value) >= _MIN_HIDDEN_CHARS
+        for writing in (
+            value,
+            quote(value),
+            quote(value, safe=""),
+            quote_plus(value),
+            msgspec.json.encode(value).decode()[1:-1],
+        )
+    }
+    return tuple(sorted(found, key=len, reverse=True))
+
+
+def _of_the_request(message: str, call: Call) -> str:
+    """What the HTTP client tells, with the URL as it may be shown."""
+    url = re.sub(r"//[^/?#]*@", "//", str(call.url).partition("?")[0])
+    return message.replace(f"{call.method} {url}", call.shown)
+
+
+def _text(response: HttpResponse, limit_bytes: int) -> str:
+    """The answer in the character set that it names, else in UTF-8; bytes that are none are replaced."""
+    named = re.search(r"charset=[\"']?([\w.:-]+)", response.headers.get("content-type", ""), re.IGNORECASE)
+    try:
+        codec = codecs.lookup(named[1]).name if named else "utf-8"
+        return response.body[:limit_bytes].decode(codec, "replace")
+    except (LookupError, ValueError):
+        return response.body[:limit_bytes].decode("utf-8", "replace")
