@@ -16,12 +16,14 @@ from typing import Annotated, Final, TypedDict
 from urllib.parse import urlsplit
 
 import anyio
+import anyio.to_thread
 import msgspec
 import obstore
 from msgspec import Meta
 from obstore import store as stores
 from obstore.exceptions import BaseError, PermissionDeniedError, UnauthenticatedError
 
+from propfan.engine.local_files import LocalFiles
 from propfan.pluginmachinery.errors import ConfigError, ObjectNotFoundError, ObjectTooLargeError, StorageError
 
 __all__ = ["AzureConfig", "GcsConfig", "Location", "ObjectStore", "S3Config", "StorageConfig"]
@@ -191,6 +193,7 @@ class ObjectStore:
         """
         self._config = config or StorageConfig()
         self._memory: dict[Location, bytes] = {}
+        self._files = LocalFiles()
         self._stores: dict[tuple[str, str], stores.ObjectStore] = {}
         self._proven: set[tuple[str, str]] = set()  # buckets that are known to exist
         self._file_root = "/" + self._config.file_root.strip("/")
@@ -207,6 +210,8 @@ class ObjectStore:
             return self._get_from_memory(path, location, limit_bytes)
         store, key = self._resolve(path, location)
         with self._errors(path, location), anyio.fail_after(self._config.timeout_s):
+            if location.scheme == "file":
+                return await self._files.read(f"/{location.key}", limit_bytes=limit_bytes)
             answer = await obstore.get_async(store, key)
             self._proven.add((location.scheme, location.bucket))
             size_bytes = answer.meta["size"]
@@ -246,7 +251,7 @@ class ObjectStore:
         size_bytes, e_tag = found["size"], found["e_tag"]
         if limit_bytes is not None and size_bytes > limit_bytes:
             raise ObjectTooLargeError(path, size_bytes, limit_bytes)
-        async with await anyio.open_file(file, "wb") as target:
+        with file.open("wb") as target:  # opened here: one that a thread opens is lost if this is cancelled
             for start in range(0, size_bytes, _PART_BYTES):
                 options: obstore.GetOptions = {"range": (start, min(start + _PART_BYTES, size_bytes))}
                 if e_tag is not None:
@@ -254,7 +259,7 @@ class ObjectStore:
                 with self._errors(path, location), anyio.fail_after(self._config.timeout_s):
                     part = await obstore.get_async(store, key, options=options)
                     content = bytes(await part.bytes_async())
-                await target.write(content)
+                await anyio.to_thread.run_sync(target.write, content)
         return size_bytes
 
     async def put_file(self, path: str, file: Path) -> None:
@@ -279,9 +284,11 @@ class ObjectStore:
         bucket = (location.scheme, location.bucket)
         try:
             with self._errors(path, location), anyio.fail_after(self._config.timeout_s):
+                if location.scheme == "file":
+                    return await self._files.size(f"/{location.key}")
                 found = (await obstore.head_async(store, key))["size"]
         except ObjectNotFoundError:
-            if bucket not in self._proven:
+            if location.scheme != "file" and bucket not in self._proven:
                 # The answer to HEAD has no body that could tell a missing bucket from a missing object.
                 return await self._size_in_unproven(path, location, store, key)
             return None
