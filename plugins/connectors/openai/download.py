@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-import anyio
+import anyio.to_thread
 
 from propfan.pluginmachinery.connector import TaskCategory, TaskRequest
 from propfan.pluginmachinery.errors import BadTaskSpecificationError, PermanentError, TransientError
@@ -79,15 +79,15 @@ class DownloadConnector(TransferConnector[DownloadMeta]):
 
     async def _download(self, account: Account, file_id: str, file: Path) -> None:
         limit_bytes, size_bytes = self._accounts.config.max_file_bytes, 0
-        async with await anyio.open_file(file, "wb") as target:
-            with account.asking(f"download file '{file_id}' (batch_endpoint_result)"):
-                async with account.client.files.with_streaming_response.content(file_id) as answer:
-                    async for part in _parts(answer, file_id):
-                        size_bytes += len(part)
-                        if size_bytes > limit_bytes:
-                            way_out = f"the limit is {limit_bytes} bytes (openai.max-file-bytes)"
-                            raise PermanentError("", f"openai: file '{file_id}' is too large: {way_out}")
-                        await target.write(part)
+        # Opened here: a file that a thread opens is lost if this is cancelled meanwhile.
+        with file.open("wb") as target, account.asking(f"download file '{file_id}' (batch_endpoint_result)"):
+            async with account.client.files.with_streaming_response.content(file_id) as answer:
+                async for part in _parts(answer, file_id):
+                    size_bytes += len(part)
+                    if size_bytes > limit_bytes:
+                        way_out = f"the limit is {limit_bytes} bytes (openai.max-file-bytes)"
+                        raise PermanentError("", f"openai: file '{file_id}' is too large: {way_out}")
+                    await anyio.to_thread.run_sync(target.write, part)
 
 
 async def _parts(

@@ -18,7 +18,7 @@ from typing import Any, Final
 
 import anyio
 import msgspec
-from aiohttp import web
+from aiohttp import BodyPartReader, web
 
 KEY: Final = "sk-test-0123456789abcdef"
 ORGANIZATION: Final = "org-propfan"
@@ -96,8 +96,13 @@ class ApiServer:
         self.path(file_id).write_bytes(content)
         size = len(content)
         self.files[file_id] = {
-            **{"id": file_id, "object": "file", "bytes": size, "created_at": number, "filename": filename},
-            **{"purpose": purpose, "status": "processed"},
+            "id": file_id,
+            "object": "file",
+            "bytes": size,
+            "created_at": number,
+            "filename": filename,
+            "purpose": purpose,
+            "status": "processed",
         }
         return file_id
 
@@ -169,7 +174,7 @@ class ApiServer:
         reader = await request.multipart()
         temporary, filename, size = self.folder / f"upload-{next(self._numbers)}", "", 0
         while (part := await reader.next()) is not None:
-            assert hasattr(part, "read_chunk")
+            assert isinstance(part, BodyPartReader)
             if part.name == "file":
                 filename = part.filename or ""
                 async with await anyio.open_file(temporary, "wb") as target:
@@ -208,7 +213,13 @@ class ApiServer:
 
     async def _create_batch(self, request: web.Request) -> web.Response:
         body = await _json(request)
-        if unknown := set(body) - {"input_file_id", "endpoint", "completion_window", "metadata", "output_expires_after"}:
+        if unknown := set(body) - {
+            "input_file_id",
+            "endpoint",
+            "completion_window",
+            "metadata",
+            "output_expires_after",
+        }:
             raise ApiError(400, f"Unknown parameter: '{unknown.pop()}'.", code="unknown_parameter")
         if body.get("endpoint") not in ENDPOINTS:
             raise ApiError(400, f"Invalid value: '{body.get('endpoint')}'.", param="endpoint")
@@ -221,8 +232,14 @@ class ApiServer:
             raise ApiError(400, f"Invalid file: '{body.get('input_file_id')}'.", param="input_file_id")
         number = next(self._numbers)
         batch = {
-            **{"id": f"batch_{number:04}", "object": "batch", "errors": None, "status": "validating"},
-            **{"output_file_id": None, "error_file_id": None, "created_at": number, **body},
+            "id": f"batch_{number:04}",
+            "object": "batch",
+            "errors": None,
+            "status": "validating",
+            "output_file_id": None,
+            "error_file_id": None,
+            "created_at": number,
+            **body,
             "request_counts": {"total": 0, "completed": 0, "failed": 0},
         }
         self.batches[batch["id"]] = batch
@@ -297,7 +314,9 @@ class ApiServer:
         heard = " ".join(message["content"] for message in messages)
         said = {"role": "assistant", "content": f"echo: {heard}", "refusal": None, **known[model]}
         reason = _FINISH_REASONS.get(model, "length" if model == "long" else "stop")
-        choices = [] if model == "silent" else [{"index": 0, "finish_reason": reason, "message": said, "logprobs": None}]
+        choices = (
+            [] if model == "silent" else [{"index": 0, "finish_reason": reason, "message": said, "logprobs": None}]
+        )
         usage = {"prompt_tokens": 3, "completion_tokens": 2, "total_tokens": 5}
         number = next(self._numbers)
         kind = {"id": f"chatcmpl-{number}", "object": "chat.completion", "created": number, "model": model}

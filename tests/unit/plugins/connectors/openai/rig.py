@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import AsyncIterator, Iterable, Mapping
+from functools import partial
 from typing import Any, Final
 
 import anyio
@@ -19,6 +20,7 @@ from propfan.pluginmachinery.connector import (
     RemotePhase,
     Resource,
     TaskRequest,
+    local,
 )
 from propfan.pluginmachinery.contexts import DataStore
 from propfan.pluginmachinery.literals import MSGPACK_TAG
@@ -27,7 +29,6 @@ from propfan.pluginmachinery.testing.connector_contract import _Contract
 from propfan.plugins.connectors.openai.account import KEY
 from tests.unit.plugins.connectors.openai import api_server
 from tests.unit.plugins.connectors.openai.api_server import ORGANIZATION, ApiServer
-
 
 STRING, STRUCT = types_pb2.STRING, types_pb2.STRUCT
 REQUESTS_URI: Final = "memory:///in/requests.jsonl"
@@ -151,7 +152,8 @@ async def finished(connector: AsyncConnector[Any], meta: Any) -> Resource:
     """Looks until the job is over."""
     with anyio.fail_after(30):
         while True:
-            resource: Resource = await connector.get(meta, JobContext())
+            resource = await local.call(partial(connector.get, meta, JobContext()))
+            assert isinstance(resource, Resource)
             if RemotePhase(resource.phase).is_terminal:
                 return resource
             await anyio.sleep(0.002)  # transfers run in the background
