@@ -1,7 +1,7 @@
 """``python -m tests.peers.sdk_templates [--write] [--latest]``: serialise tasks with real SDKs, compare them with the recorded ones.
 
 Each generation of the SDK has an environment of its own, in the user's cache folder. What only a running task needs
-(Spark, Ray, Dask, PyTorch) is not installed; see ``absent.py``.
+(Spark, Ray, Dask, PyTorch, clients of services) is not installed; see ``absent.py``.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class Generation(msgspec.Struct, frozen=True):
 
     Attributes:
         version: Of the SDK and its plugins, with which the recorded templates were made.
-        module: In this folder; its ``templates()`` are recorded.
+        modules: In this folder; their ``templates()`` are recorded, each by a process of its own.
         others: Packages beside it.
         plugins: Installed without what they depend on.
     """
@@ -37,17 +37,36 @@ class Generation(msgspec.Struct, frozen=True):
     version: str
     sdk: str
     plugins: tuple[str, ...]
-    module: str
-    others: tuple[str, ...] = ("kubernetes<36",)
+    modules: tuple[str, ...]
+    others: tuple[str, ...]
 
+
+_OTHERS: Final = (
+    "kubernetes<36",
+    "google-cloud-bigquery",
+    "grpcio-health-checking",
+    "pandas",
+    "prometheus_client",
+    "pyarrow",
+)
+"""What plugins import to serialise a task."""
 
 GENERATIONS: Final = (
     Generation(
         "flyte2",
         "2.12.1",
         "flyte",
-        ("flyteplugins-spark", "flyteplugins-ray", "flyteplugins-dask", "flyteplugins-pytorch"),
-        "flyte2_tasks",
+        (
+            "flyteplugins-spark",
+            "flyteplugins-ray",
+            "flyteplugins-dask",
+            "flyteplugins-pytorch",
+            "flyteplugins-bigquery",
+            "flyteplugins-databricks",
+            "flyteplugins-snowflake",
+        ),
+        ("flyte2_tasks", "flyte2_connector_tasks"),
+        (*_OTHERS, "aiohttp", "google-cloud-bigquery-storage"),
     ),
     Generation(
         "flyte1",
@@ -60,8 +79,16 @@ GENERATIONS: Final = (
             "flytekitplugins-kfpytorch",
             "flytekitplugins-kfmpi",
             "flytekitplugins-kftensorflow",
+            "flytekitplugins-athena",
+            "flytekitplugins-awssagemaker",
+            "flytekitplugins-bigquery",
+            "flytekitplugins-openai",
+            "flytekitplugins-slurm",
+            "flytekitplugins-snowflake",
+            "flytekitplugins-sqlalchemy",
         ),
-        "flyte1_tasks",
+        ("flyte1_tasks", "flyte1_connector_tasks"),
+        (*_OTHERS, "httpx", "sqlalchemy>=2", "xxhash"),
     ),
 )
 
@@ -88,9 +115,11 @@ def serialise(generation: Generation) -> Iterator[Recorded]:
     recorder = Path(__file__).parent / "recorder.py"
     with tempfile.TemporaryDirectory() as folder:
         output = Path(folder) / "templates.jsonl"
-        arguments = [str(environment(generation)), str(recorder), generation.module, generation.sdk, str(output)]
-        subprocess.run(arguments, stdout=subprocess.DEVNULL, check=True)
-        lines = output.read_bytes().splitlines()
+        lines = []
+        for module in generation.modules:
+            arguments = [str(environment(generation)), str(recorder), module, generation.sdk, str(output)]
+            subprocess.run(arguments, stdout=subprocess.DEVNULL, check=True)
+            lines += output.read_bytes().splitlines()
     for line in lines:
         made: dict[str, Any] = msgspec.json.decode(line)
         yield Recorded(

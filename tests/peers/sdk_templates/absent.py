@@ -8,7 +8,10 @@ import types
 from collections.abc import Sequence
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
-from typing import Any
+from typing import Any, Final
+
+COMPUTE: Final = ("distributed", "pyspark", "ray", "torch")
+CLIENTS: Final = ("aioboto3", "asyncssh", "botocore", "openai", "snowflake")
 
 
 class _AbsentClass(type):

@@ -10,7 +10,7 @@ from typing import Any
 
 import absent
 
-absent.stand_in("distributed", "pyspark", "ray", "torch")
+absent.stand_in(*absent.COMPUTE)
 importlib.import_module("torch.distributed.run").parse_min_max_nnodes = absent.min_and_max_nodes  # type: ignore[attr-defined]
 
 import flyte  # noqa: E402
