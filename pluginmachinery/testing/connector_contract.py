@@ -16,7 +16,7 @@ The service behind it may be real or a fake: what counts is that jobs outlive th
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from functools import partial
 from typing import Any, ClassVar, Final
 
@@ -107,8 +107,21 @@ class _Contract:
         """What the connector is made with; override it to give a service and secrets."""
         raise NotImplementedError("override the fixture 'setup_ctx': connector_setup(...) makes one")
 
+    @pytest.fixture(autouse=True)
+    async def _closing(self, anyio_backend: str, setup_ctx: ConnectorSetup) -> AsyncIterator[None]:
+        """Closes the test's connectors while their service is still there."""
+        yield
+        for connector in self._made():
+            await connector.close()
+
     def _make(self, setup_ctx: ConnectorSetup) -> Connector:
-        return ConnectorOffer(type(self).connector_class, "", type(self).__name__).make(setup_ctx)
+        connector = ConnectorOffer(type(self).connector_class, "", type(self).__name__).make(setup_ctx)
+        self._made().append(connector)
+        return connector
+
+    def _made(self) -> list[Connector]:
+        made: list[Connector] = vars(self).setdefault("_connectors", [])
+        return made
 
     def _check(self, connector: Connector, story: JobStory, resource: Resource) -> None:
         """The last answer is what the story says."""
