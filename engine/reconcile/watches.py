@@ -105,19 +105,21 @@ class Watcher:
         async with self._cluster.watch(
             self.kind, namespace=self._namespace, labels=self._labels, resource_version=version
         ) as stream:
-            while True:
-                events: Sequence[WatchEvent] | None = None
-                with anyio.move_on_after(self._silence_s) as waiting:
+            with anyio.CancelScope() as listening:
+                while True:
+                    listening.deadline = anyio.current_time() + self._silence_s
                     events = await anext(stream, None)  # with () CPython 3.11 ends in a SystemError
-                if waiting.cancelled_caught:
-                    logger.info("watch is silent, opening it again", kind=str(self.kind))
-                if events is None:
-                    return
-                for event in events:
-                    if event.type is not WatchEventType.BOOKMARK:
-                        self._on_event(event)
-                if events and (latest := events[-1].object.metadata.resource_version) != self._version:
-                    self._version, self._vain = latest, 0
+                    if events is None:
+                        return
+                    self._take(events)
+            logger.info("watch is silent, opening it again", kind=str(self.kind))
+
+    def _take(self, events: Sequence[WatchEvent]) -> None:
+        for event in events:
+            if event.type is not WatchEventType.BOOKMARK:
+                self._on_event(event)
+        if events and (latest := events[-1].object.metadata.resource_version) != self._version:
+            self._version, self._vain = latest, 0
 
 
 def _key(item: ObservedObject) -> tuple[str, str]:
