@@ -1,3 +1,7 @@
-"""Offers nothing yet."""
+"""Databricks: Spark functions and notebooks as one-time runs of its Jobs API, version 2.1."""
 
-connectors = ()
+from __future__ import annotations
+
+from propfan.plugins.connectors.databricks.connector import DatabricksConnector
+
+connectors = (DatabricksConnector,)
