@@ -18,7 +18,8 @@ from rich.table import Table
 from rich.text import Text
 
 from propfan.engine.cli.app import EXIT_FAILED, EXIT_INTERRUPTED, fail, output, print_json, run_async
-from propfan.pluginmachinery.connector import ConnectorMetadata, RemotePhase, Resource, values
+from propfan.pluginmachinery.connector import ConnectorMetadata, RemotePhase, Resource, SyncConnector, values
+from propfan.pluginmachinery.connector.registry import NotOffered
 from propfan.pluginmachinery.errors import ConfigError, PropfanError
 
 logger = structlog.get_logger(__name__)
@@ -159,7 +160,10 @@ def list_(
     ca: str | None,
     as_json: bool,
 ) -> None:
-    """Lists connectors and the task types that each runs: those found here, or those of a running service."""
+    """Lists connectors and the task types that each runs: those found here, or those of a running service.
+
+    Those that need a library which is not installed are listed with what installs it, but not as JSON.
+    """
     config = _config(config_file, modules, entry_points=entry_points)
 
     async def body() -> int:
@@ -168,12 +172,13 @@ def list_(
 
             found: Sequence[ConnectorMetadata] = await asking.list_connectors(endpoint, ca=Path(ca) if ca else None)
             refused: Sequence[PropfanError] = ()
+            not_offered: Sequence[NotOffered] = ()
         else:
             from propfan.engine.connector_service import local_runs
 
             async with local_runs.opened(config, os.environ) as here:
-                found, refused = here.registry.list_connectors(), here.refused
-        _show(found, as_json=as_json)
+                found, refused, not_offered = here.registry.list_connectors(), here.refused, here.not_offered
+        _show(found, not_offered, as_json=as_json)
         _tell_refused(refused)
         return EXIT_FAILED if refused else 0
 
@@ -261,17 +266,24 @@ class _Told:
         click.echo(f"{after_s:6.1f} s  {phase}{resource.message and ': ' + resource.message}{links}", err=True)
 
 
-def _show(found: Sequence[ConnectorMetadata], *, as_json: bool) -> None:
+def _show(found: Sequence[ConnectorMetadata], not_offered: Sequence[NotOffered], *, as_json: bool) -> None:
     if as_json:
         for each in found:
             print_json(each)
         return
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
-    for column in ("CONNECTOR", "KIND", "TASK TYPES"):
+    for column in ("CONNECTOR", "KIND", "TASK TYPES", *(["NEEDS"] if not_offered else [])):
         table.add_column(column, overflow="fold")
-    for each in found:
+    rows: list[tuple[ConnectorMetadata, str]] = [(each, "") for each in found]
+    for absent in not_offered:
+        for kind in absent.connectors:
+            line = ConnectorMetadata(kind.name, tuple(kind.categories), issubclass(kind, SyncConnector))
+            rows.append((line, absent.way_out))
+    for each, needs in rows:
         types = ", ".join(f"{category.name} ({category.version})" for category in each.categories)
-        table.add_row(Text(each.name), "sync" if each.is_sync else "async", Text(types))
+        kinds = "sync" if each.is_sync else "async"
+        cells = [Text(each.name), Text(kinds), Text(types), *([Text(needs)] if not_offered else [])]
+        table.add_row(*cells, style="dim" if needs else None)
     output().print(table)
 
 

@@ -115,7 +115,8 @@ class ConnectorRegistry:
         connector = self._by_category.get(TaskCategory(name, version))
         if connector is None:
             versions = sorted(str(category.version) for category in self._by_category if category.name == name)
-            if missing := self._what_would_run(TaskCategory(name, version)):
+            missing = self._what_would_run(TaskCategory(name, version))
+            if missing is not None:
                 hint = f"its connector needs {missing.way_out}"
             elif versions:
                 hint = f"there is version {', '.join(versions)}"

@@ -200,3 +200,94 @@ def test_installed_distributions_are_asked(monkeypatch: pytest.MonkeyPatch) -> N
     assert [offer.where for offer in found.found] == ["installed_connectors:mail"]
     assert [error.plugin for error in found.refused] == ["missing_connectors:mail"]
     assert registries.offers(entry_points=False).found == []
+
+
+class Sheet(SyncConnector):
+    name = "Sheet Connector"
+    categories = (TaskCategory("sheet"), TaskCategory("mail"))
+
+    async def do(self, task: TaskRequest) -> Resource:
+        return Resource(RemotePhase.SUCCEEDED)
+
+
+def chosen(*made: Connector | ConnectorError, native: int, **settings: Any) -> registries.Choice:
+    """What is chosen of connectors, of which the last ``native`` ones came with propfan."""
+    count = len(made)
+    found = [registries.ConnectorOffer(None, "", "", is_native=index >= count - native) for index in range(count)]
+    # Propfan's entry points may come before those of others and after them: the order must not matter.
+    offered = registries.Offers([*reversed(found)], [], **settings)
+    return registries.choose(offered, [*reversed(made)])
+
+
+def test_a_native_connector_gives_way_for_what_another_one_runs() -> None:
+    mail, sheet = made(Mail), made(Sheet)
+    choice = chosen(mail, sheet, native=1)
+    assert choice.registry.get_connector("mail") is mail
+    assert choice.registry.get_connector("sheet") is sheet
+    assert choice.refused == []
+    assert choice.given_way == [registries.GivenWay(sheet, mail)]
+    assert not choice.is_native
+    lines = {line.name: [category.name for category in line.categories] for line in choice.registry.list_connectors()}
+    assert lines == {"Mail Connector": ["mail"], "Sheet Connector": ["sheet"]}
+
+
+def test_a_native_connector_that_has_nothing_left_is_not_listed() -> None:
+    mail = made(Mail)
+    choice = chosen(mail, made(Mail, name="Native Mail"), native=1)
+    assert [line.name for line in choice.registry.list_connectors()] == ["Mail Connector"]
+    assert list(choice.registry) == [mail]
+
+
+def test_a_native_connector_gives_way_to_one_of_its_name_and_another_kind() -> None:
+    mail = made(Mail, name="Query Connector")
+    choice = chosen(mail, made(Query), native=1)
+    assert list(choice.registry) == [mail]
+    assert choice.refused == []
+    assert [(each.native.name, each.other) for each in choice.given_way] == [("Query Connector", mail)]
+
+
+def test_two_that_collide_are_refused_where_both_or_none_are_native() -> None:
+    for native in (0, 2):
+        choice = chosen(made(Sheet), made(Mail), native=native)
+        assert [str(error) for error in choice.refused] == [
+            (
+                "connector 'Sheet Connector': categories: Duplicate connector for task type: mail and version: 0; "
+                "'Mail Connector' has it already"
+            )
+        ]
+        assert choice.given_way == []
+        assert choice.is_native == (native == 2)
+
+
+def test_a_connector_that_could_not_be_made_takes_nothing_away() -> None:
+    problem = ConnectorError("mine", "load", "no licence")
+    native = made(Mail)
+    choice = chosen(problem, native, native=1)
+    assert choice.registry.get_connector("mail") is native
+    assert choice.refused == [problem]
+
+
+def test_what_needs_to_be_installed_is_told_to_whoever_asks_for_it() -> None:
+    absent = registries.NotOffered((Mail,), "pip install 'propfan[mail]'")
+    assert list(absent) == []
+    registry = chosen(made(Query), native=0, not_offered=[absent]).registry
+    with pytest.raises(ConnectorNotFoundError) as caught:
+        registry.get_connector("mail")
+    assert str(caught.value) == (
+        "Cannot find connector for task type: mail and version: 0; its connector needs pip install 'propfan[mail]'"
+    )
+    with pytest.raises(ConnectorNotFoundError, match="there are: query"):
+        registry.get_connector("mail", 1)
+
+
+def test_what_is_not_offered_is_found_by_entry_points(monkeypatch: pytest.MonkeyPatch) -> None:
+    absent = registries.NotOffered((Mail,), "pip install 'propfan[mail]'")
+    found = offered(monkeypatch, absent)
+    assert (found.found, found.refused, found.not_offered) == ([], [], [absent])
+
+
+def test_connectors_of_propfan_itself_are_native() -> None:
+    natives = [offer for offer in registries.offers().found if offer.is_native]
+    assert {offer.where.partition(":")[0].rpartition(".")[0] for offer in natives} == {"propfan.plugins.connectors"}
+    named = registries.offers(["propfan.plugins.connectors.webhook"], entry_points=False).found
+    assert [offer.is_native for offer in named] == [False] * len(named)
