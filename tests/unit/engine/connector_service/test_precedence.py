@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import msgspec
 import pytest
@@ -35,7 +35,7 @@ pytestmark = pytest.mark.anyio
 
 class Native(SyncConnector):
     name = "Native"
-    categories: Sequence[TaskCategory] = (TaskCategory("mail"), TaskCategory("sheet"))
+    categories: ClassVar[Sequence[TaskCategory]] = (TaskCategory("mail"), TaskCategory("sheet"))
 
     async def do(self, task: TaskRequest) -> Resource:
         return Resource(RemotePhase.SUCCEEDED, self.name)
