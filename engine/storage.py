@@ -258,8 +258,8 @@ class ObjectStore:
                     options["if_match"] = e_tag
                 with self._errors(path, location), anyio.fail_after(self._config.timeout_s):
                     part = await obstore.get_async(store, key, options=options)
-                    content = bytes(await part.bytes_async())
-                await anyio.to_thread.run_sync(target.write, content)
+                    piece = await part.bytes_async()
+                await anyio.to_thread.run_sync(target.write, piece)
         return size_bytes
 
     async def put_file(self, path: str, file: Path) -> None:

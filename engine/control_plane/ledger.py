@@ -5,6 +5,7 @@ Every change goes to the database first and is then told to watchers, who share 
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter, OrderedDict
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from typing import Final
@@ -49,7 +50,18 @@ class RunView:
         actions: By name, oldest first. The mapping may grow; its records never change, they are replaced.
     """
 
-    __slots__ = ("_at_work", "_changed", "_children", "actions", "is_closed", "lock", "run", "watchers")
+    __slots__ = (
+        "_at_work",
+        "_changed",
+        "_changes",
+        "_children",
+        "_count",
+        "actions",
+        "is_closed",
+        "lock",
+        "run",
+        "watchers",
+    )
 
     def __init__(self, run: RunRecord, actions: Sequence[ActionRecord]) -> None:
         self.run: Final = run
@@ -57,6 +69,9 @@ class RunView:
         self._children: Final[dict[str, list[str]]] = {}
         self._at_work: Final[Counter[str]] = Counter()
         """By parent: how many of its children go on."""
+        self._changes: Final[dict[str, int]] = {}
+        """By name, what changed last at the end: the number of the change."""
+        self._count = 0
         self.lock: Final = anyio.Lock()
         self.watchers = 0
         self.is_closed = False
@@ -70,7 +85,11 @@ class RunView:
             known = self.actions.get(record.key.name)
             if known is not None and known.revision >= record.revision:
                 continue
-            self.actions[record.key.name] = record
+            name = record.key.name
+            self.actions[name] = record
+            self._count += 1
+            self._changes.pop(name, None)
+            self._changes[name] = self._count
             if known is None:
                 self._children.setdefault(record.parent, []).append(record.key.name)
             self._at_work[record.parent] += (not record.is_over) - (known is not None and not known.is_over)
@@ -104,25 +123,27 @@ class RunView:
         self, wanted: Callable[[ActionRecord], bool] | None = None
     ) -> AsyncIterator[Sequence[ActionRecord]]:
         """The wanted actions as they are (all by default, perhaps none), then those that changed; until it is closed."""
-        seen: dict[str, int] = {}
+        if self.is_closed:
+            return
         self.watchers += 1
         try:
-            is_first = True
+            seen = self._count
+            yield [record for record in self.actions.values() if wanted is None or wanted(record)]
             while not self.is_closed:
                 changed = self._changed
-                news = [
-                    record
-                    for name, record in self.actions.items()
-                    if seen.get(name, -1) < record.revision and (wanted is None or wanted(record))
-                ]
-                if news or is_first:
-                    seen.update((record.key.name, record.revision) for record in news)
+                news = [record for record in self._since(seen) if wanted is None or wanted(record)]
+                seen = self._count
+                if news:
                     yield news
-                    is_first = False
                 else:
                     await changed.wait()
         finally:
             self.watchers -= 1
+
+    def _since(self, count: int) -> Sequence[ActionRecord]:
+        """What has changed after so many changes, what changed last at the end."""
+        names = itertools.takewhile(lambda name: self._changes[name] > count, reversed(self._changes))
+        return [self.actions[name] for name in names][::-1]
 
 
 class Ledger:

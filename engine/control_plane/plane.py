@@ -144,7 +144,8 @@ class ControlPlane:
         """Hands over what was accepted and not handed over before the last end."""
         for record in await self.ledger.store.unsubmitted(self.name):
             try:
-                await self._hand_over(record)
+                view, task = await self.ledger.view(record.key.run), await self.ledger.task_spec(record)
+                await self.engine.submit(self._submission(view.run, record, task))
             except PropfanError as error:
                 await self._give_up(record.key, str(error))
         for run, parent in await self.ledger.store.parents_at_work(self.name):
@@ -165,9 +166,10 @@ class ControlPlane:
             TaskError, ConfigError, InvalidRequestError: it could never run; nothing was stored.
         """
         root = launching.new_action(run.id, spec, task, source=run.source, now=run.created_at)
-        self._check(self._submission(run, root, task))
+        submission = self._submission(run, root, task)
+        self._check(submission)
         await self.ledger.add_run(run, root, task)
-        await self._hand_over(root)
+        await self.engine.submit(submission)
         return root
 
     async def enqueue(self, spec: run_definition_pb2.ActionSpec, task: task_definition_pb2.TaskSpec | None) -> bool:
@@ -185,22 +187,24 @@ class ControlPlane:
         record = launching.new_action(view.run.id, spec, task, source=view.run.source, now=datetime.now(UTC))
         if record.key.name in view.actions:
             return False
+        submission = None
         if record.kind != "trace":
-            self._check(self._submission(view.run, record, task))
+            submission = self._submission(view.run, record, task)
+            self._check(submission)
         if not await self.ledger.add_action(record, task):
             return False
         parent = view.actions[spec.parent_action_name]
         if parent.is_over:
             await self.abort(record.key, _ENDED_PARENT.format(parent.key.name))
-        elif not record.is_submitted:
-            await self._hand_over(record)
+        elif submission is not None:
+            await self.engine.submit(submission)
             self._balance(view, parent.key.name)
         return True
 
     async def abort_run(self, run: str, reason: str) -> None:
         """Raises ``NotFoundError``."""
         view = await self.ledger.view(run)
-        await self._abort_all([record for record in view.actions.values() if not record.is_over], reason)
+        await self._abort_all(view, list(view.actions.values()), reason)
 
     async def abort(self, key: ActionKey, reason: str) -> None:
         """Aborts an action and all that it has started; one that is over stays as it is.
@@ -210,15 +214,15 @@ class ControlPlane:
         """
         record = await self.ledger.action(key)
         view = await self.ledger.view(key.run)
-        await self._abort_all([record, *view.below(key.name)], reason)
+        await self._abort_all(view, [record, *view.below(key.name)], reason)
 
-    async def _abort_all(self, records: Sequence[ActionRecord], reason: str) -> None:
-        for record in records:
-            if record.is_over:
-                continue
-            driver = (await self.ledger.view(record.key.run)).run.driver
-            if driver != self.name:
-                raise ConflictError(f"run {record.key.run}", f"process {driver} has its tasks: ask there")
+    async def _abort_all(self, view: RunView, records: Sequence[ActionRecord], reason: str) -> None:
+        """Those of a run's actions that are not over."""
+        going_on = [record for record in records if not record.is_over]
+        driver = view.run.driver
+        if going_on and driver != self.name:
+            raise ConflictError(f"run {view.run.id.name}", f"process {driver} has its tasks: ask there")
+        for record in going_on:
             try:
                 await self.engine.abort(self._task_key(record.key), reason)
             except NotFoundError:
@@ -251,8 +255,7 @@ class ControlPlane:
         for record in await self.ledger.record(told):
             view = await self.ledger.view(record.key.run)
             self._balance(view, record.parent)
-            orphans = [left for left in view.below(record.key.name) if not left.is_over]
-            await self._abort_all(orphans, _ENDED_PARENT.format(record.key.name))
+            await self._abort_all(view, view.below(record.key.name), _ENDED_PARENT.format(record.key.name))
 
     def _told(self, event: TaskEvent) -> ToldEvent:
         cluster, organization = self._engine_config.cluster_name, self.config.organization
@@ -330,11 +333,6 @@ class ControlPlane:
         """An action that has children at work waits for them; it lends them its place on this machine."""
         key = self._task_key(ActionKey(view.run.id.name, parent))
         self.engine.set_waiting(key, is_waiting=view.has_children_at_work(parent))
-
-    async def _hand_over(self, record: ActionRecord) -> None:
-        run = (await self.ledger.view(record.key.run)).run
-        task = await self.ledger.task_spec(record)
-        await self.engine.submit(self._submission(run, record, task))
 
     async def _give_up(self, key: ActionKey, reason: str) -> None:
         def cancelled(records: object) -> Sequence[ActionRecord]:

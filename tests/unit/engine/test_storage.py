@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import pickle
 import socket
 from collections.abc import Iterator
@@ -249,6 +250,18 @@ async def test_a_file_in_the_way_of_a_folder_is_reported(tmp_path: Path) -> None
     (tmp_path / "file").write_text("x")
     with pytest.raises(StorageError, match="folder's owner, mode and free space"):
         await ObjectStore().put(f"{tmp_path}/file/outputs.pb", b"x")
+
+
+@pytest.mark.anyio
+async def test_what_is_no_file_is_no_object_and_keeps_nobody_waiting(tmp_path: Path) -> None:
+    store = ObjectStore()
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "folder").mkdir()
+    with anyio.fail_after(5):
+        assert await store.get(f"{tmp_path}/pipe") == b""
+        assert await store.size(f"{tmp_path}/folder") is None
+        with pytest.raises(ObjectNotFoundError, match="folder"):
+            await store.get(f"file://{tmp_path}/folder")
 
 
 def test_contradicting_settings_are_refused_at_once() -> None:

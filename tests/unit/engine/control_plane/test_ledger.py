@@ -61,6 +61,28 @@ async def test_a_watcher_of_children_begins_with_nothing_when_there_are_none() -
             assert [record.key.name for record in await anext(changes)] == ["a1"]
 
 
+async def test_a_watcher_who_is_late_is_told_the_latest_of_each_action_in_order() -> None:
+    async with a_ledger() as ledger:
+        view = await ledger.view("r1")
+        for name in ("a1", "a2"):
+            await ledger.add_action(action_record(view.run, name, "a0"), None)
+        async with aclosing(view.follow()) as changes:  # type: ignore[type-var]
+            assert [record.key.name for record in await anext(changes)] == ["a0", "a1", "a2"]
+            for name, phase, after_s in (("a2", RUNNING, 1.0), ("a0", RUNNING, 2.0), ("a2", SUCCEEDED, 3.0)):
+                await ledger.record([told(phase, action=name, after_s=after_s)])
+            assert [(record.key.name, record.phase) for record in await anext(changes)] == [
+                ("a0", RUNNING),
+                ("a2", SUCCEEDED),
+            ]
+
+
+async def test_what_the_engine_tells_of_need_not_be_handed_over_again() -> None:
+    async with a_ledger() as ledger:
+        assert [record.key.name for record in await ledger.store.unsubmitted("here")] == ["a0"]
+        await ledger.record([told(RUNNING)])
+        assert await ledger.store.unsubmitted("here") == []
+
+
 async def test_records_that_somebody_holds_do_not_change_under_them() -> None:
     async with a_ledger() as ledger:
         held: ActionRecord = (await ledger.view("r1")).actions["a0"]

@@ -260,6 +260,14 @@ async def test_a_token_is_asked_for_where_there_is_one() -> None:
             assert answer.status == 200
 
 
+async def test_answers_to_this_machine_are_not_compressed() -> None:
+    headers = {"accept-encoding": "gzip", "content-type": "application/json"}
+    async with served() as url, aiohttp.ClientSession(headers=headers) as http:
+        service = "flyteidl2.project.ProjectService/ListProjects"
+        async with http.post(f"{url}/{service}", data=b"{}") as answer:
+            assert (answer.status, answer.headers.get("content-encoding", "identity")) == (200, "identity")
+
+
 async def test_many_watchers_of_one_run_are_all_told() -> None:
     async with served() as url:
         runs = RunServiceClient(url)
