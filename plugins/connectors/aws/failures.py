@@ -139,7 +139,12 @@ def _of_library(error: Exception, what: str) -> TaskError:
     match error:
         case exceptions.CredentialRetrievalError() | exceptions.MetadataRetrievalError():
             return TransientError("", f"{what}: {text}")
-        case exceptions.HTTPClientError() | exceptions.ResponseStreamingError() | ResponseParserError():
+        case (
+            exceptions.HTTPClientError()
+            | exceptions.ConnectionError()
+            | exceptions.ResponseStreamingError()
+            | ResponseParserError()
+        ):
             return TransientError("", f"{what}: {text}")
         case exceptions.FlexibleChecksumError() | exceptions.IncompleteReadError():
             return TransientError("", f"{what}: {text}")
