@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Annotated, Final
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import msgspec
 from msgspec import Meta
@@ -93,10 +93,12 @@ class Account:
             raise self._status_error(error, what) from None  # the cause has the request's headers
         except openai.APIConnectionError as error:
             reason = error.__cause__ or error
-            told = f"{what}: no answer of {self.client.base_url}: {str(reason) or type(reason).__name__}"
+            if isinstance(reason, TransientError):
+                raise TransientError("", f"openai: {what}: {reason.message}") from None
+            told = f"openai: {what}: no answer of {self.client.base_url}: {str(reason) or type(reason).__name__}"
             raise TransientError("", self._without_key(told)) from None
         except openai.OpenAIError as error:
-            told = f"{what}: the answer of {self.client.base_url} can not be read: {error}"
+            told = f"openai: {what}: the answer of {self.client.base_url} can not be read: {error}"
             raise TransientError("", self._without_key(told)) from None
 
     def _status_error(self, error: APIStatusError, what: str) -> Exception:
@@ -106,12 +108,14 @@ class Account:
         code = error.code or ""
         if error.status_code == 401:
             # Not the service's words: they show a part of the key.
-            problem = f"{what}: {url} does not take the key (status 401{code and f', {code}'})"
+            problem = f"openai: {what}: {url} does not take the key (status 401{code and f', {code}'})"
             return PermanentError(NOT_ALLOWED, f"{problem}: correct the secret {self._secret}, or the organization")
         told = self._without_key(error.message)
         if code in _NO_MONEY or error.type in _NO_MONEY:
             way_out = f"add credit to the account of the secret {self._secret} or raise its limit"
-            return PermanentError(QUOTA_USED_UP, f"{what}: status {error.status_code} of {url}: {told}: {way_out}")
+            return PermanentError(
+                QUOTA_USED_UP, f"openai: {what}: status {error.status_code} of {url}: {told}: {way_out}"
+            )
         if error.status_code == 403:
             told += f" (the key is the secret {self._secret})"
         headers = {name.lower(): value for name, value in response.headers.items()}
@@ -119,7 +123,7 @@ class Account:
             checked(HttpResponse(error.status_code, headers, b"", url), f"openai: {what}", self._setup, told)
         except (TransientError, PermanentError) as ours:
             return ours
-        return TransientError("", f"{what}: status {error.status_code} of {url}: {told}")
+        return TransientError("", f"openai: {what}: status {error.status_code} of {url}: {told}")
 
     def _without_key(self, text: str) -> str:
         return text.replace(self._key, "***")
@@ -155,7 +159,9 @@ class Accounts:
             problem = "is empty, or has characters that no key has"
             raise PermanentError(NOT_ALLOWED, f"openai: the secret {name} is no key: it {problem}")
         if self._pool is None:
-            self._pool = DefaultAsyncHttpxClient(timeout=self.config.timeout_s)
+            self._pool = DefaultAsyncHttpxClient(
+                timeout=self.config.timeout_s, event_hooks={"response": [self._check_kind]}
+            )
         client = AsyncOpenAI(
             api_key=key,
             organization=organization or None,
@@ -181,6 +187,17 @@ class Accounts:
             except PermanentError:
                 problem = f"nor is {KEY}, which would serve in its place"
                 raise PermanentError(error.code, f"openai: {error.message}; {problem}") from error
+
+    async def _check_kind(self, response: Any) -> None:
+        """Of the HTTP library's response: the vendor's would hand a page of a web server on as if it were an object.
+
+        Raises:
+            TransientError: which the vendor's library makes the cause of its own.
+        """
+        kind = response.headers.get("content-type", "")
+        if response.is_success and "json" not in kind and not response.url.path.endswith("/content"):
+            problem = f"{self.base_url} answered with something else than OpenAI's API does ({kind or 'no type'})"
+            raise TransientError("", f"{problem}: correct openai.base-url or OPENAI_BASE_URL")
 
     def log_links(self, path: str, name: str) -> tuple[TaskLog, ...]:
         """To a page of the console; none for services that have no known one."""

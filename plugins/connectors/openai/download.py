@@ -72,7 +72,7 @@ class DownloadConnector(TransferConnector[DownloadMeta]):
 
     async def _transfer(self, account: Account, meta: DownloadMeta) -> Outputs:
         for member in await self._missing(meta):
-            async with scratch_file() as file:
+            with scratch_file() as file:
                 await self._download(account, meta.files[member], file)
                 await deliver(self.setup.store, meta.uri(member), file)
         return _outputs(meta)

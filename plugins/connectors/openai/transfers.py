@@ -8,14 +8,13 @@ Files go through the disk in parts, so that memory is bounded whatever their siz
 from __future__ import annotations
 
 import abc
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Final, TypeVar
 
 import anyio
-import anyio.to_thread
 import msgspec
 
 from propfan.pluginmachinery.connector import (
@@ -136,15 +135,11 @@ class TransferConnector(AsyncConnector[M]):
         await self._accounts.close()
 
 
-@asynccontextmanager
-async def scratch_file() -> AsyncIterator[Path]:
+@contextmanager
+def scratch_file() -> Iterator[Path]:
     """Path of a file that may be made, and is gone afterwards."""
-    folder = await anyio.to_thread.run_sync(lambda: TemporaryDirectory(prefix="propfan-openai-"))
-    try:
-        yield Path(folder.name) / "file.jsonl"
-    finally:
-        with anyio.CancelScope(shield=True):
-            await anyio.to_thread.run_sync(folder.cleanup)
+    with TemporaryDirectory(prefix="propfan-openai-") as folder:
+        yield Path(folder) / "file.jsonl"
 
 
 async def fetch(store: DataStore, path: str, file: Path, limit_bytes: int) -> int:

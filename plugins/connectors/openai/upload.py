@@ -60,7 +60,7 @@ class UploadConnector(TransferConnector[UploadMeta]):
         return None
 
     async def _transfer(self, account: Account, meta: UploadMeta) -> Outputs:
-        async with scratch_file() as file:
+        with scratch_file() as file:
             await fetch(self.setup.store, meta.uri, file, self._accounts.config.max_file_bytes)
             # The vendor's library reads it in parts of 64 KiB, on the event loop.
             with file.open("rb") as content, account.asking(f"upload {meta.uri}"):

@@ -42,6 +42,7 @@ class Fault(msgspec.Struct, frozen=True):
     Attributes:
         is_done: Whether the request is carried out all the same: its answer is lost.
         is_cut: The answer's body ends before its time.
+        text: Sent in place of JSON, as by a web server that is no API.
     """
 
     where: str
@@ -51,6 +52,7 @@ class Fault(msgspec.Struct, frozen=True):
     headers: Mapping[str, str] = {}
     is_done: bool = False
     is_cut: bool = False
+    text: str = ""
 
 
 class ApiError(Exception):
@@ -142,7 +144,7 @@ class ApiServer:
     async def _answered(self, request: web.Request, handler: Any) -> web.StreamResponse:
         call = f"{request.method} {request.path}"
         self.calls.append(call)
-        self.headers = dict(request.headers)
+        self.headers = request.headers
         fault = next((each for each in self.faults if call.startswith(each.where)), None)
         if fault is not None:
             self.faults.remove(fault)
@@ -154,6 +156,8 @@ class ApiServer:
                     return answer
             if fault.is_cut:
                 return await _cut(request)
+            if fault.text:
+                return web.Response(status=fault.status, text=fault.text, content_type="text/html")
             kind = {"message": fault.message, "type": fault.code or "server_error", "param": None, "code": fault.code}
             return web.json_response({"error": kind}, status=fault.status, headers=fault.headers)
         except ApiError as error:

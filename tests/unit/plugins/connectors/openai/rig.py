@@ -40,14 +40,14 @@ def setup_for(
     *,
     store: DataStore | None = None,
     secrets: Mapping[str, str] | None = None,
-    **section: Any,
+    section: Mapping[str, Any] | None = None,
 ) -> ConnectorSetup:
     """Reaches the server through the variable that the vendor's library has for it."""
     return connector_setup(
         secrets={KEY: api_server.KEY} if secrets is None else secrets,
         store=store or InMemoryStore(),
         environment={"OPENAI_BASE_URL": api.url},
-        sections={"openai": section},
+        sections={"openai": section or {}},
     )
 
 
