@@ -77,7 +77,7 @@ class LocalConnectorMixin:
         serialised = get_serializable(OrderedDict(), settings, task).template.to_flyte_idl()
         template = tasks_pb2.TaskTemplate.FromString(serialised.SerializeToString())
         context = FlyteContextManager.current_context()
-        literals = TypeEngine.dict_to_literal_map(context, kwargs, task.interface.inputs).to_flyte_idl()
+        literals = TypeEngine.dict_to_literal_map(context, kwargs, task.python_interface.inputs).to_flyte_idl()
         inputs = common_pb2.Inputs.FromString(literals.SerializeToString())
         prefix = context.file_access.get_random_remote_directory()
         # In a thread: the SDK answers signals by an exit, which would tear an event loop of this thread down.
