@@ -298,8 +298,15 @@ def _bound(parameter: Mapping[str, Any]) -> Any:
         return json.dumps([each.get("value") for each in value.get("arrayValues", [])])
     if "value" not in value:
         return None
-    read = {"INT64": int, "FLOAT64": float, "BOOL": lambda text: {"true": True, "false": False}[text]}
-    return read.get(kind, str)(value["value"])
+    match kind:
+        case "INT64":
+            return int(value["value"])
+        case "FLOAT64":
+            return float(value["value"])
+        case "BOOL":
+            return {"true": True, "false": False}[value["value"]]
+        case _:
+            return value["value"]
 
 
 _KEYS: Final[dict[str, tuple[bytes, bytes]]] = {}

@@ -36,9 +36,14 @@ def template(
     return made
 
 
-def query(statement: str, inputs: literals_pb2.LiteralMap | None = None, run: str = "r1", **more: Any) -> TaskRequest:
-    secrets = more.pop("secrets", None)
-    return connector_task(template(statement, **more), inputs, run=run, secrets=secrets)
+def query(
+    statement: str,
+    called_with: literals_pb2.LiteralMap | None = None,
+    run: str = "r1",
+    secrets: Mapping[str, str] | None = None,
+    **more: Any,
+) -> TaskRequest:
+    return connector_task(template(statement, **more), called_with, run=run, secrets=secrets)
 
 
 @asynccontextmanager
@@ -49,7 +54,11 @@ async def served(
     http = AiohttpClient(HttpConfig())
     try:
         async with fake_bigquery.opened(projects) as fake:
-            section = {"endpoint": fake.url, "token-endpoints": [f"{fake.url}/token"], **config}
+            section = {
+                "endpoint": fake.url,
+                "token-endpoints": [f"{fake.url}/token"],
+                **{key.replace("_", "-"): value for key, value in config.items()},
+            }
             secrets = {SECRET: fake.key()} if has_key else {}
             yield fake, connector_setup(http=http, secrets=secrets, sections={"bigquery": section})
     finally:

@@ -60,7 +60,11 @@ async def served(
     http = AiohttpClient(HttpConfig())
     try:
         async with fake_databricks.opened() as fake:
-            section = {"instance": INSTANCE, "endpoint": fake.url, **config}
+            section = {
+                "instance": INSTANCE,
+                "endpoint": fake.url,
+                **{key.replace("_", "-"): value for key, value in config.items()},
+            }
             setup = connector_setup(
                 http=http,
                 secrets={SECRET: "dapi-service"} if secrets is None else secrets,
