@@ -60,6 +60,10 @@ class SecretName(msgspec.Struct, frozen=True):
     group: str | None = None
 
 
+class _NoApiError(Exception):
+    """An answer came, and it is none of the API."""
+
+
 class Account:
     """What a call of the API needs.
 
@@ -93,10 +97,10 @@ class Account:
             raise self._status_error(error, what) from None  # the cause has the request's headers
         except openai.APIConnectionError as error:
             reason = error.__cause__ or error
-            if isinstance(reason, TransientError):
-                raise TransientError("", f"openai: {what}: {reason.message}") from None
             told = f"openai: {what}: no answer of {self.client.base_url}: {str(reason) or type(reason).__name__}"
             raise TransientError("", self._without_key(told)) from None
+        except _NoApiError as error:
+            raise TransientError("", f"openai: {what}: {error}") from None
         except openai.OpenAIError as error:
             told = f"openai: {what}: the answer of {self.client.base_url} can not be read: {error}"
             raise TransientError("", self._without_key(told)) from None
@@ -192,12 +196,12 @@ class Accounts:
         """Of the HTTP library's response: the vendor's would hand a page of a web server on as if it were an object.
 
         Raises:
-            TransientError: which the vendor's library makes the cause of its own.
+            _NoApiError: which the vendor's library lets pass, or makes the cause of its own error.
         """
         kind = response.headers.get("content-type", "")
         if response.is_success and "json" not in kind and not response.url.path.endswith("/content"):
             problem = f"{self.base_url} answered with something else than OpenAI's API does ({kind or 'no type'})"
-            raise TransientError("", f"{problem}: correct openai.base-url or OPENAI_BASE_URL")
+            raise _NoApiError(f"{problem}: correct openai.base-url or OPENAI_BASE_URL")
 
     def log_links(self, path: str, name: str) -> tuple[TaskLog, ...]:
         """To a page of the console; none for services that have no known one."""

@@ -366,7 +366,7 @@ async def _json(request: web.Request) -> dict[str, Any]:
 
 
 async def _cut(request: web.Request) -> web.StreamResponse:
-    answer = web.StreamResponse(headers={"Content-Length": "1000"})
+    answer = web.StreamResponse(headers={"Content-Length": "1000", "Content-Type": "application/json"})
     await answer.prepare(request)
     await answer.write(b"x" * 100)
     assert request.transport is not None

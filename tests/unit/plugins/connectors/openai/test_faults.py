@@ -195,7 +195,9 @@ JSON_CASES = [name for name in CASES if name != "download"]  # which is a file, 
 @pytest.mark.parametrize("name", JSON_CASES)
 async def test_a_page_of_a_web_server_is_no_answer(api: ApiServer, setup: ConnectorSetup, name: str) -> None:
     api.faults.append(Fault(CASES[name].request, 200, text="<html>Welcome</html>"))
-    with pytest.raises(TransientError, match=r"answered with something else than OpenAI's API.*openai\.base-url"):
+    with pytest.raises(
+        TransientError, match=r"^openai: \w.*answered with something else than OpenAI's API.*openai\.base-url"
+    ):
         await CASES[name].run(setup)
 
 
