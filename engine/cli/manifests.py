@@ -26,6 +26,7 @@ from propfan.pluginmachinery.errors import PropfanError
 )
 @click.option("--image", metavar="IMAGE", help="Of the daemon; that of this version when absent.")
 @click.option("--replicas", type=click.IntRange(1, 1000), default=2, show_default=True, help="Of the daemon.")
+@click.option("--connectors", is_flag=True, help="With a connector service, which the engine is told of.")
 @click.option(
     "--only", type=click.Choice(["crd", "daemon"]), help="The resource definition, or all but that; both if absent."
 )
@@ -37,6 +38,7 @@ def manifests(
     plugins: str,
     image: str | None,
     replicas: int,
+    connectors: bool,
     only: str | None,
 ) -> None:
     """Prints Kubernetes manifests as YAML: definition, rights, settings, Deployment.
@@ -47,9 +49,11 @@ def manifests(
     Examples:
       propfan manifests | kubectl apply -f -
       propfan manifests --plugins pod,ray --tasks-namespace flyte -c engine.yaml
+      propfan manifests --connectors                  and what runs queries, batches, API calls
     """
     from propfan.engine import assembly
     from propfan.engine.daemon import preflight
+    from propfan.engine.manifests import connectors as connector_manifests
     from propfan.engine.manifests import documents
 
     overrides: dict[str, Any] = {
@@ -75,7 +79,10 @@ def manifests(
         drain_s=config.serving.drain_s,
         webhook=config.webhook,
     )
+    if connectors:
+        installation = connector_manifests.told(installation)
     found = [documents.definition()] if only != "daemon" else []
     if only != "crd":
         found += documents.all_documents(installation)
+        found += connector_manifests.documents(installation) if connectors else []
     click.echo(documents.as_yaml(found), nl=False)

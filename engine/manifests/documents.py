@@ -22,11 +22,25 @@ METRICS_PORT: Final = 10254
 
 Document = Mapping[str, Any]
 
-_LABELS: Final = {"app.kubernetes.io/name": NAME}
+LABELS: Final = {"app.kubernetes.io/name": NAME}
 _USER: Final = 65532
-"""The ``nonroot`` user of distroless images, also in the image of this project's Dockerfile."""
+"""The ``nonroot`` user of distroless images."""
 
-_DRAIN_MARGIN_S: Final = 10
+POD_SECURITY: Final = {
+    "runAsNonRoot": True,
+    "runAsUser": _USER,
+    "runAsGroup": _USER,
+    "seccompProfile": {"type": "RuntimeDefault"},
+}
+CONTAINER_SECURITY: Final = {
+    "allowPrivilegeEscalation": False,
+    "readOnlyRootFilesystem": True,
+    "capabilities": {"drop": ["ALL"]},
+}
+"""Both as the profile ``restricted`` of Pod Security asks for, which the namespace enforces."""
+
+DRAIN_MARGIN_S: Final = 10
+"""Of a pod's time to end, beyond what the program takes to drain."""
 
 
 class Installation(msgspec.Struct, frozen=True):
@@ -71,17 +85,24 @@ def all_documents(installation: Installation) -> Sequence[Document]:
 
 
 def as_yaml(documents: Sequence[Document]) -> str:
-    return yaml.safe_dump_all(documents, sort_keys=False, explicit_start=True, width=120)
+    return yaml.dump_all(documents, Dumper=_Plain, sort_keys=False, explicit_start=True, width=120)
+
+
+class _Plain(yaml.SafeDumper):
+    """Writes what is there twice as it is, not as a reference: people read it."""
+
+    def ignore_aliases(self, data: object) -> bool:
+        return True
 
 
 def _object(version: str, kind: str, installation: Installation, name: str = NAME, **fields: Any) -> Document:
-    metadata = {"name": name, "namespace": installation.namespace, "labels": _LABELS}
+    metadata = {"name": name, "namespace": installation.namespace, "labels": LABELS}
     return {"apiVersion": version, "kind": kind, "metadata": metadata, **fields}
 
 
 def _namespace(installation: Installation) -> Document:
     enforced = {"pod-security.kubernetes.io/enforce": "restricted"}
-    metadata = {"name": installation.namespace, "labels": {**_LABELS, **enforced}}
+    metadata = {"name": installation.namespace, "labels": {**LABELS, **enforced}}
     return {"apiVersion": "v1", "kind": "Namespace", "metadata": metadata}
 
 
@@ -92,7 +113,7 @@ def _roles(installation: Installation) -> Sequence[Document]:
     for namespace, rights in groupby(sorted(installation.rights, key=_where), key=_where):
         kind = "Role" if namespace else "ClusterRole"
         name = NAME if namespace else f"{NAME}:{installation.namespace}"
-        metadata = {"name": name, **({"namespace": namespace} if namespace else {}), "labels": _LABELS}
+        metadata = {"name": name, **({"namespace": namespace} if namespace else {}), "labels": LABELS}
         reference = {"apiGroup": "rbac.authorization.k8s.io", "kind": kind, "name": name}
         documents += [
             {"apiVersion": _RBAC, "kind": kind, "metadata": metadata, "rules": rules(list(rights))},
@@ -145,32 +166,17 @@ def _deployment(installation: Installation) -> Document:
         "readinessProbe": {"httpGet": {"path": "/readyz", **probe}, "periodSeconds": 5},
         "startupProbe": {"httpGet": {"path": "/healthz", **probe}, "periodSeconds": 2, "failureThreshold": 60},
         "resources": {"requests": {"cpu": "500m", "memory": "512Mi"}, "limits": {"memory": "2Gi"}},
-        "securityContext": {
-            "allowPrivilegeEscalation": False,
-            "readOnlyRootFilesystem": True,
-            "capabilities": {"drop": ["ALL"]},
-        },
+        "securityContext": CONTAINER_SECURITY,
         "volumeMounts": [
             {"name": "config", "mountPath": CONFIG_PATH.rpartition("/")[0], "readOnly": True},
             {"name": "scratch", "mountPath": "/tmp"},  # noqa: S108  # in the container
         ],
     }
-    spread = {
-        "maxSkew": 1,
-        "topologyKey": "kubernetes.io/hostname",
-        "whenUnsatisfiable": "ScheduleAnyway",
-        "labelSelector": {"matchLabels": _LABELS},
-    }
     pod = {
         "serviceAccountName": NAME,
-        "terminationGracePeriodSeconds": int(installation.drain_s) + _DRAIN_MARGIN_S,
-        "securityContext": {
-            "runAsNonRoot": True,
-            "runAsUser": _USER,
-            "runAsGroup": _USER,
-            "seccompProfile": {"type": "RuntimeDefault"},
-        },
-        "topologySpreadConstraints": [spread],
+        "terminationGracePeriodSeconds": int(installation.drain_s) + DRAIN_MARGIN_S,
+        "securityContext": POD_SECURITY,
+        "topologySpreadConstraints": [spread_over_nodes(LABELS)],
         "containers": [container],
         "volumes": [{"name": "config", "configMap": {"name": NAME}}, {"name": "scratch", "emptyDir": {}}],
     }
@@ -182,20 +188,30 @@ def _deployment(installation: Installation) -> Document:
             "replicas": installation.replicas,
             # A replica that leaves gives up its shards at once, so new ones may come before old ones go.
             "strategy": {"type": "RollingUpdate", "rollingUpdate": {"maxSurge": 1, "maxUnavailable": 0}},
-            "selector": {"matchLabels": _LABELS},
-            "template": {"metadata": {"labels": _LABELS}, "spec": pod},
+            "selector": {"matchLabels": LABELS},
+            "template": {"metadata": {"labels": LABELS}, "spec": pod},
         },
     )
 
 
+def spread_over_nodes(labels: Mapping[str, str]) -> Mapping[str, Any]:
+    """As far as there are nodes for it."""
+    return {
+        "maxSkew": 1,
+        "topologyKey": "kubernetes.io/hostname",
+        "whenUnsatisfiable": "ScheduleAnyway",
+        "labelSelector": {"matchLabels": labels},
+    }
+
+
 def _disruption_budget(installation: Installation) -> Document:
-    selector = {"matchLabels": _LABELS}
+    selector = {"matchLabels": LABELS}
     return _object("policy/v1", "PodDisruptionBudget", installation, spec={"maxUnavailable": 1, "selector": selector})
 
 
 def _service(installation: Installation) -> Document:
     ports = [{"name": "metrics", "port": METRICS_PORT, "targetPort": "metrics"}]
-    return _object("v1", "Service", installation, f"{NAME}-metrics", spec={"selector": _LABELS, "ports": ports})
+    return _object("v1", "Service", installation, f"{NAME}-metrics", spec={"selector": LABELS, "ports": ports})
 
 
 def _webhook_ports(installation: Installation) -> Sequence[Mapping[str, Any]]:
@@ -208,4 +224,4 @@ def _webhook_ports(installation: Installation) -> Sequence[Mapping[str, Any]]:
 def _webhook_service(installation: Installation) -> Document:
     webhook = installation.webhook
     ports = [{"name": "webhook", "port": webhook.service_port, "targetPort": "webhook"}]
-    return _object("v1", "Service", installation, webhook.service_name, spec={"selector": _LABELS, "ports": ports})
+    return _object("v1", "Service", installation, webhook.service_name, spec={"selector": LABELS, "ports": ports})

@@ -61,6 +61,14 @@ def test_its_pods_are_admitted_under_the_restricted_profile(control_plane: Contr
     assert labels["pod-security.kubernetes.io/enforce"] == "restricted"
 
 
+def test_a_connector_service_is_admitted_beside_it(control_plane: ControlPlane, home: str) -> None:
+    for document in printed("--namespace", home, "--plugins", "connector-service", "--connectors"):
+        control_plane.api.apply(document)
+    path = f"{DEPLOYMENTS.format(home)}-connectors"
+    deployed = control_plane.api.await_object(path, lambda found: found.get("status", {}).get("readyReplicas") == 2)
+    assert deployed["status"]["replicas"] == 2
+
+
 def test_rights_follow_the_plugins() -> None:
     def kinds(plugins: str) -> set[str]:
         roles = [d for d in printed("--plugins", plugins, "--only", "daemon") if d["kind"] == "ClusterRole"]
