@@ -44,6 +44,7 @@ PHASES: Final[Mapping[str, RemotePhase]] = {
 }
 """By ``QueryExecutionStatus.State``. From RUNNING a query may go back to QUEUED."""
 
+_S3: Final = "s3://"
 _WORKGROUPS_OWN: Final = "workgroup"
 _NOT_FOUND: Final = "was not found"
 """In the message of ``InvalidRequestException`` for a query that Athena does not know, or not any more (45 days)."""
@@ -98,7 +99,7 @@ class AthenaConnector(AsyncConnector[QueryMeta]):
         self._config: Final = self._clients.config.athena
 
     def create(self, task: TaskRequest) -> QueryMeta:
-        query = _rendered(task)
+        query = _rendered(task, self._raw_prefix(task))
         if not query.statement.strip():
             raise BadTaskSpecificationError(f"task '{task.template.id.name}': custom.statement is empty")
         request: dict[str, Any] = {
@@ -172,14 +173,20 @@ class AthenaConnector(AsyncConnector[QueryMeta]):
         """Below which Athena puts the results; empty leaves it to the workgroup."""
         if self._config.output_location:
             return "" if self._config.output_location == _WORKGROUPS_OWN else self._config.output_location
-        return f"{task.output_prefix}/athena/" if task.output_prefix.startswith("s3://") else ""
+        return f"{task.output_prefix}/athena/" if task.output_prefix.startswith(_S3) else ""
+
+    def _raw_prefix(self, task: TaskRequest) -> str:
+        """Where the attempt's own files go: nothing is there yet, as ``UNLOAD`` wants it."""
+        own = task.output_prefix
+        if not own.startswith(_S3) and self._config.output_location.startswith(_S3):
+            own = f"{self._config.output_location.rstrip('/')}/{task.unique_name()}"
+        return f"{own}/raw"
 
 
-def _rendered(task: TaskRequest) -> PrestoQuery:
+def _rendered(task: TaskRequest, raw_prefix: str) -> PrestoQuery:
     """The query with its placeholders replaced."""
     query = task.custom(PrestoQuery)
-    raw = f"{task.output_prefix}/raw"
-    paths = IOPaths("", task.output_prefix, raw, "", "", "", "", "")
+    paths = IOPaths("", task.output_prefix, raw_prefix, "", "", "", "", "")
     inputs = literals_pb2.LiteralMap(literals={literal.name: literal.value for literal in task.literals.literals})
     name = task.unique_name()
     namespace = task.metadata.namespace if task.metadata is not None else ""
