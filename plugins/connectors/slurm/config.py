@@ -21,8 +21,8 @@ class SlurmConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, renam
     """OpenSSH configuration with names of hosts, jump hosts and the like; by default ``~/.ssh/config``."""
     client_keys: Sequence[str] = ()
     """Files of private keys, for tasks that bring none and where there is no ``FLYTE_SLURM_PRIVATE_KEY``."""
-    folder: Annotated[str, Meta(pattern=r"^[A-Za-z0-9._-]+(/[A-Za-z0-9._-]+)*$")] = ".propfan/slurm"
-    """Below the user's home on the cluster: which launch became which job. All login nodes must see it."""
+    folder: Annotated[str, Meta(pattern=r"^/?[A-Za-z0-9._-]+(/[A-Za-z0-9._-]+)*$")] = ".propfan/slurm"
+    """On the cluster, below the user's home unless absolute: which launch became which job. All login nodes must see it."""
     programs: str = ""
     """Folder of ``sbatch`` and its like on the cluster, where the login shell does not find them."""
     connect_timeout_s: Annotated[float, Meta(gt=0)] = 8.0

@@ -96,10 +96,13 @@ class Login:
         if self._config.programs:
             line = f"PATH={shlex.quote(self._config.programs)}:$PATH; export PATH; exec {line}"
             line = shlex.join(("sh", "-c", line))
+        import asyncssh
+
+        source: Mapping[str, Any] = {"input": text} if text else {"stdin": asyncssh.DEVNULL}
         with told(self.address):
             with anyio.fail_after(self._config.command_timeout_s):
                 async with await self._connection.create_process(
-                    line, input=text, encoding="utf-8", errors="replace"
+                    line, encoding="utf-8", errors="replace", **source
                 ) as process:
                     done = await process.wait()
         answer = Answer(
@@ -211,7 +214,7 @@ class Connections:
             return True
         try:
             with anyio.fail_after(_PROBE_LIMIT_S):
-                async with await line.connection.create_process("true") as process:
+                async with await line.connection.create_process("true", stdin=asyncssh.DEVNULL) as process:
                     await process.wait()
         except (asyncssh.Error, OSError, TimeoutError):
             return False

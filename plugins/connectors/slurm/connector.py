@@ -240,7 +240,7 @@ async def _read(files: asyncssh.SFTPClient, path: str, offset: int, limit: int) 
     size_bytes = attributes.size or 0
     async with files.open(path, "rb") as file:
         content = await file.read(limit, max(0, size_bytes + offset) if offset < 0 else offset)
-    return cast(bytes, content), size_bytes
+    return cast("bytes", content), size_bytes
 
 
 def _strange(meta: SlurmMeta) -> str:

@@ -136,9 +136,12 @@ def from_scontrol(text: str) -> Sequence[JobRecord]:
     records = []
     for block in re.split(r"\n[ \t]*\n", text):
         fields: dict[str, str] = {}
-        for line in block.splitlines():
+        for shown in block.splitlines():
+            line, named, job_name = shown.partition(" JobName=")  # the last one on its line
             name, _, value = line.strip().partition("=")
-            pairs = [(name, value)] if name in _TO_LINE_END else _pairs(line)
+            pairs = [(name, value)] if name in _TO_LINE_END else [*_pairs(line)]
+            if named:
+                pairs.append(("JobName", job_name))
             for key, content in pairs:
                 fields.setdefault(key, content)
         if "JobState" in fields:

@@ -159,7 +159,7 @@ def _entrypoint(task: TaskRequest) -> str:
 
 def _options(task: TaskRequest, config: Mapping[str, Any]) -> Sequence[str]:
     options = []
-    for name, value in config.items():
+    for name, value in sorted(config.items()):
         if not _OPTION.fullmatch(name):
             _refuse(task, f"sbatch_config.{name[:100]} is no long option of sbatch; write them as 'cpus-per-task'")
         if name in _REFUSED:
