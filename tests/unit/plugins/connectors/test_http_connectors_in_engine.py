@@ -107,3 +107,17 @@ async def test_a_sensor_runs_until_its_file_is_there(tmp_path: Path) -> None:
                         break
             status = await engine.wait(key)
     assert status.phase is Phase.SUCCESS
+
+
+async def test_a_sensor_ends_with_the_timeout_of_its_task(tmp_path: Path) -> None:
+    custom = {"sensor_module": "flytekit.sensor.file_sensor", "sensor_name": "FileSensor"}
+    async with (
+        serving(WebhookConnector, SensorConnector, config=CONFIG) as service,
+        engine_at(service.service.address) as engine,
+    ):
+        made = template("sensor", custom=custom, inputs={"path": types_pb2.STRING})
+        made.metadata.timeout.FromMilliseconds(500)
+        inputs = literal_map(path=str(tmp_path / "never")).SerializeToString()
+        with anyio.fail_after(30):
+            status = await engine.wait(await submit(engine, made, inputs=inputs))
+    assert status.outcome is Outcome.TIMED_OUT

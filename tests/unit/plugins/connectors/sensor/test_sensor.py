@@ -13,7 +13,7 @@ import pytest
 from aiohttp import web
 from flyteidl2.core import literals_pb2
 
-from propfan.engine.storage import ObjectStore, StorageConfig
+from propfan.engine.storage import ObjectStore, S3Config, StorageConfig
 from propfan.pluginmachinery.connector import (
     Blob,
     ConnectorSetup,
@@ -37,6 +37,7 @@ from propfan.pluginmachinery.testing import (
     task_template,
 )
 from propfan.plugins.connectors.sensor.connector import SensorConnector, SensorMeta
+from tests.unit.engine.s3_server import create_bucket, s3_server
 from tests.unit.plugins.connectors.receivers import Receiver, http_client, receiving
 
 pytestmark = pytest.mark.anyio
@@ -119,6 +120,21 @@ async def test_flytekits_file_sensor_waits_for_a_file(tmp_path: Path) -> None:
         resource = await looked(connector, task)
         assert (resource.phase, resource.message) == (RemotePhase.SUCCEEDED, f"{path} is there, 5 bytes")
         assert resource.outputs is None
+
+
+async def test_flytekits_file_sensor_waits_for_an_object_of_s3() -> None:
+    with s3_server() as endpoint:
+        create_bucket(endpoint, "inputs")
+        section = S3Config(endpoint=endpoint, access_key_id="id", secret_access_key="secret", region="us-east-1")
+        store = ObjectStore(StorageConfig(s3=section, max_retries=0))
+        connector = of(connector_setup(store=store))
+        task = sensor(*FLYTEKIT, {"path": "s3://inputs/day/_SUCCESS"})
+        assert (await looked(connector, task)).phase is RemotePhase.RUNNING
+        await store.put("s3://inputs/day/_SUCCESS", b"")
+        resource = await looked(connector, task)
+        assert resource.message == "s3://inputs/day/_SUCCESS is there, 0 bytes"
+        with pytest.raises(StorageError, match="no-such-bucket"):
+            await looked(connector, sensor(*FLYTEKIT, {"path": "s3://no-such-bucket/x"}))
 
 
 async def test_a_folder_is_there_as_well(tmp_path: Path) -> None:
