@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import itertools
 from collections import deque
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, Final
 
@@ -132,7 +132,9 @@ class FakeDatabricks:
         submissions: Bodies, by run.
         courses: What the runs of a name go through, each as ``runs/get`` tells it; else they succeed.
         outputs: What ``runs/get-output`` says of the runs of a name.
+        work: Does what a run does, before it ends, and tells how it ended; else nothing is done.
         refusals: Answers to the next calls, in place of what they ask for; ``None`` lets one pass.
+        cancelled: Runs that were asked to stop.
         asked: Host and token of each call.
     """
 
@@ -141,7 +143,9 @@ class FakeDatabricks:
         self.submissions: Final[dict[int, dict[str, Any]]] = {}
         self.courses: Final[dict[str, Sequence[Mapping[str, Any]]]] = {}
         self.outputs: Final[dict[str, Mapping[str, Any]]] = {}
+        self.work: Callable[[Mapping[str, Any]], Awaitable[Mapping[str, Any]]] | None = None
         self.refusals: Final[deque[RefusalError | None]] = deque()
+        self.cancelled: Final[list[int]] = []
         self.asked: Final[list[tuple[str, str]]] = []
         self.url = ""
         self._left: Final[dict[int, deque[Mapping[str, Any]]]] = {}
@@ -197,6 +201,8 @@ class FakeDatabricks:
         told = left[0]
         if len(left) > 1:
             left.popleft()
+            if len(left) == 1 and self.work is not None:
+                left[0] = await self.work(body)
         cluster = {"cluster_id": "1021-013622-bused793"}
         task = {"run_id": run_id + 1, "task_key": TASK_KEY, "cluster_instance": cluster}
         run = {
@@ -226,6 +232,7 @@ class FakeDatabricks:
         body = await _body(request)
         _check(body, {"run_id": int}, "")
         run_id = self._run_id(str(body.get("run_id", "")))
+        self.cancelled.append(run_id)
         left = self._left[run_id]
         if left[0]["state"]["life_cycle_state"] not in ("TERMINATED", "SKIPPED", "INTERNAL_ERROR"):
             left.clear()
