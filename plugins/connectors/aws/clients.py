@@ -84,7 +84,7 @@ class Clients:
         """A client of ``service``; the same for the same region and credentials.
 
         Args:
-            region: The task's own; empty for the configured one.
+            region: The task's own; empty for the one of the connection's settings, else the configured one.
 
         Raises:
             PermanentError: credentials are missing.
@@ -92,7 +92,8 @@ class Clients:
         """
         keys = self._keys(connection)
         identity = _OWN if keys is None else keys.identity
-        region = region or self.config.region or self._connector.setup.environment.get("AWS_REGION", "")
+        region = region or connection.configs.get("region", "") or self.config.region
+        region = region or self._connector.setup.environment.get("AWS_REGION", "")
         with self._lock, told(f"aws: make a client of '{service}'", self._connector.setup):
             known = self._identities.get(identity)
             if known is None:

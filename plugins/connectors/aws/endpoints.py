@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any, Final
+from urllib.parse import quote
 
 import msgspec
 
@@ -128,7 +129,7 @@ class SageMakerEndpointConnector(AsyncConnector[EndpointMeta]):
             problem = f"endpoint '{meta.name}' has a status that is not known here: '{status[:100]}'"
             raise TransientError("", f"sagemaker: {problem}")
         arn = str(found["EndpointArn"])
-        page = console.link(client, "SageMaker endpoint", "sagemaker", f"/endpoints/{meta.name}")
+        page = console.link(client, "SageMaker endpoint", "sagemaker", f"/endpoints/{quote(meta.name)}")
         logs = console.log_group(client, f"/aws/sagemaker/Endpoints/{meta.name}")
         return Resource(
             phase,

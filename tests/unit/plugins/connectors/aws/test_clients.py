@@ -65,6 +65,14 @@ async def test_chain_finds_what_the_process_has(aws: Amazon, monkeypatch: pytest
     assert resource.custom_info["region"] == "eu-west-1"
 
 
+async def test_region_of_the_connection_goes_before_the_configured_one(aws: Amazon) -> None:
+    connector = AthenaConnector(setup_at(aws))
+    task = msgspec.structs.replace(query_task("select 1"), connection=Connection(configs={"region": "eu-west-2"}))
+    assert (await create(connector, task)).region == "eu-west-2"
+    aws.reset()
+    assert (await create(connector, query_task("select 1"))).region == "us-east-1"
+
+
 async def test_missing_credentials_and_regions_are_told_with_a_way_out(aws: Amazon) -> None:
     connector = BotoConnector(connector_setup(sections={"aws": section(aws, credentials="chain", region="")}))
     with pytest.raises(PermanentError, match=r"aws_access_key_id and aws_secret_access_key in custom\.secrets"):
