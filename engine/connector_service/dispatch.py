@@ -220,7 +220,8 @@ class Dispatcher:
                 self._slots.release()
 
     async def _done(self, turn: Turn, connector: SyncConnector, task: TaskRequest) -> connector_pb2.Resource:
-        resource: Resource = await self._call(turn, partial(connector.do, task))
+        timed = msgspec.structs.replace(task, time_left_s=turn.give_up_at - anyio.current_time())
+        resource: Resource = await self._call(turn, partial(connector.do, timed))
         try:
             _check_finished(connector, resource)
             interface = task.template.interface if resource.outputs is not None else None

@@ -52,6 +52,8 @@ class TaskRequest(msgspec.Struct, frozen=True):
         literals: What the task is called with, as it came; ``inputs()`` has Python's values.
         output_prefix: URI below which ``outputs.pb`` is expected of a job that writes it itself.
         metadata: Who runs it; ``None`` in a local run of an SDK.
+        time_left_s: How long the caller of ``do`` waits for its end, seconds; ``None`` when it does not say. One who has
+            given up asks again, so what must not be done twice is better given up before.
     """
 
     template: tasks_pb2.TaskTemplate
@@ -59,6 +61,7 @@ class TaskRequest(msgspec.Struct, frozen=True):
     output_prefix: str = ""
     metadata: connector_pb2.TaskExecutionMetadata | None = None
     connection: Connection = Connection()
+    time_left_s: float | None = None
 
     def inputs(self) -> dict[str, Any]:
         """What the task is called with, as Python's values; see ``values``.
