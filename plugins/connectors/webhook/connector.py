@@ -51,6 +51,9 @@ _MIN_HIDDEN_CHARS: Final = 4
 
 _MAX_TOLD_CHARS: Final = 1000
 
+_REPLY_S: Final = 0.5
+"""Kept of the time that the caller waits, so that it hears that nobody answered and does not have it sent again."""
+
 
 class WebhookConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="kebab"):
     """Section ``connectors.webhook``.
@@ -193,7 +196,10 @@ class WebhookConnector(SyncConnector):
             headers.setdefault(self._config.idempotency_header.lower(), key)
         where = _shown(spec, inputs, names) if spec.show_url else _authority(url)
         hidden = _writings(secrets.values())
-        return Call(method, url, headers, body, spec.timeout_sec, f"{method} {where}", hidden), key
+        timeout_s = spec.timeout_sec
+        if task.time_left_s is not None:
+            timeout_s = min(timeout_s, max(task.time_left_s - _REPLY_S, task.time_left_s / 2))
+        return Call(method, url, headers, body, timeout_s, f"{method} {where}", hidden), key
 
     async def _secret(self, subject: str, name: str, task: TaskRequest) -> str:
         if name not in task.connection.secrets and name not in self._receivers:

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
 
+import anyio
 import msgspec
 from aiohttp import web
 
@@ -27,10 +28,14 @@ class Received(msgspec.Struct, frozen=True):
         return msgspec.json.decode(self.body)
 
 
+def never(_: Received) -> None:
+    """As an answer: none comes, and the connection stays."""
+
+
 @dataclasses.dataclass
 class Receiver:
     """Attributes:
-    answer: What to answer; ``None`` ends the connection without one.
+    answer: What to answer, ``None`` ends the connection without one; ``never`` keeps it waiting.
     """
 
     answer: Callable[[Received], web.Response | None] = lambda _: web.Response(text="fine")
@@ -50,6 +55,8 @@ class Receiver:
         query = list(request.query.items())
         received = Received(request.method, request.path, query, headers, await request.read())
         self.received.append(received)
+        if self.answer is never:
+            await anyio.sleep_forever()
         answer = self.answer(received)
         if answer is None:
             assert request.transport

@@ -22,7 +22,7 @@ from propfan.plugins.connectors.sensor.connector import SensorConnector
 from propfan.plugins.connectors.webhook.connector import WebhookConnector
 from tests.unit.engine.connector_service.rig import serving
 from tests.unit.plugins.connector.rig import engine_at, quick_looks, submit, template
-from tests.unit.plugins.connectors.receivers import Receiver, receiving
+from tests.unit.plugins.connectors.receivers import Receiver, never, receiving
 
 __all__ = ["quick_looks"]
 
@@ -87,6 +87,20 @@ async def test_a_post_whose_fate_is_unknown_is_repeated_by_the_tasks_retries_und
     assert status.phase is Phase.SUCCESS
     first, second = (each.headers["idempotency-key"] for each in receiver.received)
     assert first != second
+
+
+async def test_a_receiver_that_does_not_answer_in_time_is_told_once() -> None:
+    """Though the task would wait for longer than the engine does."""
+    async with (
+        receiving(Receiver(never)) as receiver,
+        serving(WebhookConnector, SensorConnector, config=CONFIG) as service,
+        engine_at(service.service.address, deployment={"defaultTimeout": "1s"}) as engine,
+    ):
+        made = template("webhook", custom={"url": receiver.url, "timeout_sec": 60}, outputs={"info": types_pb2.STRUCT})
+        with anyio.fail_after(20):
+            status = await engine.wait(await submit(engine, made))
+    assert "the receiver may have taken it" in str(status)
+    assert len(receiver.received) == 1
 
 
 async def test_a_sensor_runs_until_its_file_is_there(tmp_path: Path) -> None:

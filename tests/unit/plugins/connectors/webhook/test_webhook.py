@@ -23,7 +23,7 @@ from propfan.pluginmachinery.testing import (
     task_template,
 )
 from propfan.plugins.connectors.webhook.connector import WebhookConnector
-from tests.unit.plugins.connectors.receivers import Receiver, http_client, receiving
+from tests.unit.plugins.connectors.receivers import Receiver, http_client, never, receiving
 
 LOOPBACK: Mapping[str, Any] = {"hosts": {"allow-loopback": True}}
 
@@ -366,3 +366,16 @@ async def test_what_can_not_be_sent_is_refused_by_its_field(
 def test_a_header_that_can_not_be_is_refused_when_the_service_starts(header: str) -> None:
     with pytest.raises(ConfigError, match=r"connectors\.webhook\.idempotency-header"):
         WebhookConnector(connector_setup(sections={"webhook": {"idempotency-header": header}}))
+
+
+async def test_a_receiver_that_does_not_answer_in_time_is_not_asked_again(
+    receiver: Receiver, setup: ConnectorSetup
+) -> None:
+    receiver.answer = never
+    resource = await connector(setup).do(webhook(receiver.url, timeout_sec=0.05))
+    assert resource.phase is RemotePhase.RETRYABLE_FAILED
+    assert f"POST {receiver.url}: no answer within 0.05 s; the receiver may have taken it" in resource.message
+    timed = msgspec.structs.replace(webhook(receiver.url, timeout_sec=60), time_left_s=0.1)
+    assert "no answer within 0.05 s" in (await connector(setup).do(timed)).message
+    with pytest.raises(TransientError, match=r"no answer within 0\.05 s"):
+        await connector(setup).do(webhook(receiver.url, method="PUT", timeout_sec=0.05))
