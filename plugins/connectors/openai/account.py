@@ -42,6 +42,7 @@ class OpenAIConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rena
         search_files: The same of files.
         max_file_bytes: Of files of requests and of answers. 200 MB is what OpenAI takes for a batch; answers may be
             longer than their requests.
+        max_transfers: Files that are moved at once, of each kind; each takes its size on the disk for temporary files.
     """
 
     base_url: str = ""
@@ -51,6 +52,7 @@ class OpenAIConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rena
     search_batches: Annotated[int, Meta(ge=0, le=10_000)] = 500
     search_files: Annotated[int, Meta(ge=0, le=10_000)] = 1000
     max_file_bytes: Annotated[int, Meta(ge=1)] = 2 * 1024 * 1024 * 1024
+    max_transfers: Annotated[int, Meta(ge=1, le=1000)] = 8
 
 
 class SecretName(msgspec.Struct, frozen=True):

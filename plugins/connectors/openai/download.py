@@ -107,6 +107,6 @@ async def _parts(
 
 
 def _outputs(meta: DownloadMeta) -> Outputs:
-    return {
-        "result": {member: {"path": meta.uri(member)} if member in meta.files else None for member in _FILES},
-    }
+    # flytekit opens a file of this machine by its path only, and takes `file://` for a part of its name.
+    paths = {member: meta.uri(member).removeprefix("file://") for member in meta.files}
+    return {"result": {member: {"path": paths[member]} if member in paths else None for member in _FILES}}

@@ -75,6 +75,7 @@ class TransferConnector(AsyncConnector[M]):
         super().__init__(setup)
         self._accounts: Final = Accounts(self)
         self._transfers: Final[Underway[Outputs]] = Underway()
+        self._turns: Final = anyio.Semaphore(self._accounts.config.max_transfers)
 
     @abc.abstractmethod
     def _meta(self, task: TaskRequest, folder: str, spec: TransferSpec) -> M:
@@ -98,8 +99,9 @@ class TransferConnector(AsyncConnector[M]):
         return meta
 
     async def _run(self, account: Account, meta: M) -> Outputs:
-        found = await self._find(account, meta)
-        return found if found is not None else await self._transfer(account, meta)
+        async with self._turns:
+            found = await self._find(account, meta)
+            return found if found is not None else await self._transfer(account, meta)
 
     async def get(self, meta: M, job: JobContext) -> Resource:
         transfer = self._transfers.find(meta.name)

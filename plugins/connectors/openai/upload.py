@@ -43,6 +43,9 @@ class UploadConnector(TransferConnector[UploadMeta]):
         if not isinstance(requests, Blob) or not requests.uri or requests.is_multipart:
             rule = "must be one file with a request in each line (JSONL)"
             raise BadTaskSpecificationError(f"task '{task.template.id.name}': input 'jsonl_in' {rule}")
+        if _is_local(requests.uri) and not _is_local(folder):
+            rule = "is a file of the service's own machine, which is no task's to read: put it where outputs go"
+            raise BadTaskSpecificationError(f"task '{task.template.id.name}': input 'jsonl_in' {rule}")
         secret, organization = spec.secret_arg or SecretName(), spec.openai_organization or ""
         return UploadMeta(task.unique_name(), folder, organization, secret, requests.uri)
 
@@ -66,3 +69,7 @@ class UploadConnector(TransferConnector[UploadMeta]):
             with file.open("rb") as content, account.asking(f"upload {meta.uri}"):
                 uploaded = await account.client.files.create(file=(f"{meta.name}.jsonl", content), purpose="batch")
         return {"result": uploaded.id}
+
+
+def _is_local(uri: str) -> bool:
+    return uri.startswith("/") or uri.lower().startswith("file:")

@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 
 import anyio
+import msgspec
 import pytest
 from flyteidl2.core import literals_pb2, tasks_pb2
 
@@ -78,7 +79,8 @@ async def test_requests_in_a_file_become_answers_and_errors_in_files(
     answers = await engine.store.get(f"{status.output_prefix}/output_file.jsonl")
     assert answers.count(b"echo: question") == 2
     assert b"The model 'gpt-0' does not exist" in await engine.store.get(f"{status.output_prefix}/error_file.jsonl")
-    assert f"{status.output_prefix}/error_file.jsonl".encode() in files["result"].scalar.binary.value
+    paths = msgspec.msgpack.decode(files["result"].scalar.binary.value)
+    assert paths["error_file"] == {"path": f"{status.output_prefix}/error_file.jsonl".removeprefix("file://")}
     assert (api.count("POST /v1/files"), len(api.batches)) == (1, 1)
 
 

@@ -154,6 +154,27 @@ class TestUpload:
     ) -> None:
         assert (await finished(upload, await upload.create(upload_task(**custom)))).phase is RemotePhase.SUCCEEDED
 
+    @pytest.mark.parametrize("uri", ["/etc/secrets/key", "file:///etc/secrets/key", "FILE:///etc/secrets/key"])
+    async def test_files_of_the_services_machine_are_no_inputs_where_outputs_go_elsewhere(
+        self, upload: UploadConnector, uri: str
+    ) -> None:
+        with pytest.raises(BadTaskSpecificationError, match="'jsonl_in' is a file of the service's own machine"):
+            await upload.create(upload_task(uri))
+
+    async def test_so_many_files_are_moved_at_once_and_the_others_wait(self, api: ApiServer) -> None:
+        api.takes_uploads = anyio.Event()
+        store = InMemoryStore({REQUESTS_URI: REQUESTS})
+        connector = UploadConnector(setup_for(api, store=store, section={"max-transfers": 2}))
+        metas = [await connector.create(upload_task(run=f"r{number}")) for number in range(4)]
+        with anyio.fail_after(30):
+            while api.count("POST /v1/files") < 2:  # noqa: ASYNC110 - the server tells nobody
+                await anyio.sleep(0.002)
+        assert api.count("GET /v1/files") == 2
+        api.takes_uploads.set()
+        for meta in metas:
+            assert (await finished(connector, meta)).phase is RemotePhase.SUCCEEDED
+        await connector.close()
+
     async def test_an_input_that_is_no_file_is_refused(self, upload: UploadConnector) -> None:
         folder = blob("memory:///in")
         folder.scalar.blob.metadata.type.dimensionality = types_pb2.BlobType.MULTIPART
