@@ -14,6 +14,9 @@ from propfan.pluginmachinery.errors import BadTaskSpecificationError
 MAX_RESULT_BYTES: Final = 2 * 1024 * 1024
 """Of one body in an answer. Callers take 10 MiB with everything around it; more belongs into a store."""
 
+_MAX_NAME_CHARS: Final = 100
+"""Of a wrong name, in messages and where similar ones are looked for."""
+
 
 def operation(client: Any, method: str) -> Any:
     """The model of the operation behind a method; nothing else of a client can be called.
@@ -24,10 +27,12 @@ def operation(client: Any, method: str) -> Any:
     known: Mapping[str, str] = client.meta.method_to_api_mapping
     name = known.get(method)
     if name is None:
-        similar = difflib.get_close_matches(method, known)
+        similar = difflib.get_close_matches(method[:_MAX_NAME_CHARS], known)
         hint = f"; did you mean {' or '.join(similar)}?" if similar else ""
         service = client.meta.service_model.service_name
-        raise BadTaskSpecificationError(f"custom.method: '{service}' has no operation '{method[:100]}'{hint}")
+        raise BadTaskSpecificationError(
+            f"custom.method: '{service}' has no operation '{method[:_MAX_NAME_CHARS]}'{hint}"
+        )
     return client.meta.service_model.operation_model(name)
 
 

@@ -30,7 +30,7 @@ from propfan.pluginmachinery.errors import BadTaskSpecificationError, PermanentE
 from propfan.pluginmachinery.templates import TemplateParameters, compile_templates
 from propfan.plugins.connectors.aws import console
 from propfan.plugins.connectors.aws.clients import Clients
-from propfan.plugins.connectors.aws.failures import message_of, told
+from propfan.plugins.connectors.aws.failures import code_of, message_of, told
 
 OUTPUT: Final = "results"
 """What the SDK calls the output of a query."""
@@ -49,9 +49,7 @@ _WORKGROUPS_OWN: Final = "workgroup"
 _NOT_FOUND: Final = "was not found"
 """In the message of ``InvalidRequestException`` for a query that Athena does not know, or not any more (45 days)."""
 
-_UNLOAD: Final = re.compile(
-    r"\s*unload\b.*\bto\s+'(s3://[^']+)'\s*with\s*\((.*)\)\s*;?\s*\Z", re.IGNORECASE | re.DOTALL
-)
+_UNLOAD: Final = re.compile(r"unload\b.*\bto\s+'(s3://[^']+)'\s*with\s*\((.*)\)\Z", re.IGNORECASE | re.DOTALL)
 _FORMAT: Final = re.compile(r"\bformat\s*=\s*'([A-Za-z]+)'", re.IGNORECASE)
 
 
@@ -163,7 +161,7 @@ class AthenaConnector(AsyncConnector[QueryMeta]):
             try:
                 client.stop_query_execution(QueryExecutionId=meta.query_id)
             except ClientError as error:
-                if _NOT_FOUND not in message_of(error):
+                if code_of(error) != "InvalidRequestException" or not self.get(meta, job).phase.is_terminal:
                     raise
 
     async def close(self) -> None:
@@ -200,7 +198,9 @@ def _rendered(task: TaskRequest, raw_prefix: str) -> PrestoQuery:
 
 def _unloaded(statement: str) -> tuple[str, str]:
     """Where an ``UNLOAD`` puts its files, and their format; of other statements the format of Athena's own file."""
-    match = _UNLOAD.match(statement)
+    text = statement.strip().removesuffix(";").rstrip()
+    # Without that end the search would try each beginning to the end.
+    match = _UNLOAD.match(text) if text.endswith(")") else None
     if match is None:
         return "", "csv"
     file_format = _FORMAT.search(match[2])

@@ -193,9 +193,10 @@ class Clients:
                 service, region_name=region or None, endpoint_url=self.config.endpoint_url or None, config=config
             )
         except UnknownServiceError:
+            service = service[:100]  # looking for similar ones takes its time
             similar = difflib.get_close_matches(service, session.get_available_services())
             hint = f"; did you mean {' or '.join(similar)}?" if similar else ""
-            raise BadTaskSpecificationError(f"custom.service: boto3 knows no service '{service[:100]}'{hint}") from None
+            raise BadTaskSpecificationError(f"custom.service: boto3 knows no service '{service}'{hint}") from None
         except ValueError as error:
             if type(error) is not ValueError:  # a kind of boto3's own, which is told as such
                 raise

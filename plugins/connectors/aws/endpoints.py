@@ -26,7 +26,7 @@ from propfan.pluginmachinery.errors import BadTaskSpecificationError, TransientE
 from propfan.plugins.connectors.aws import arguments, console
 from propfan.plugins.connectors.aws.calls import ALREADY_EXISTS, region_of
 from propfan.plugins.connectors.aws.clients import Clients
-from propfan.plugins.connectors.aws.failures import message_of, told
+from propfan.plugins.connectors.aws.failures import code_of, message_of, told
 from propfan.plugins.connectors.aws.placeholders import Placeholders
 
 ATTEMPT_TAG: Final = "propfan.dev/attempt"
@@ -34,8 +34,8 @@ ATTEMPT_TAG: Final = "propfan.dev/attempt"
 
 _NO_ENDPOINT: Final = "Could not find endpoint "
 _NO_CONFIG: Final = "Could not find endpoint config"
-_IN_PROGRESS: Final = "in-progress endpoint"
-"""In messages of ``ValidationException``, which is the code of all three."""
+_INVALID: Final = "ValidationException"
+"""The code of both messages, and of nearly everything else that SageMaker refuses."""
 
 PHASES: Final[Mapping[str, RemotePhase]] = {
     "Creating": RemotePhase.RUNNING,
@@ -149,15 +149,16 @@ class SageMakerEndpointConnector(AsyncConnector[EndpointMeta]):
             try:
                 client.delete_endpoint(EndpointName=meta.name)
             except ClientError as error:
-                text = message_of(error)
-                if _NO_ENDPOINT in text:
-                    return
-                if _IN_PROGRESS not in text:
+                if code_of(error) != _INVALID:
                     raise
                 found = self._described(client, meta.name)
-                if found is not None and found["EndpointStatus"] != "Deleting":
-                    problem = f"can not be deleted while its status is {found['EndpointStatus']}"
-                    raise TransientError("", f"sagemaker: endpoint '{meta.name}' {problem}") from None
+                status = "Deleting" if found is None else str(found["EndpointStatus"])
+                if status == "Deleting":
+                    return
+                if PHASES.get(status) is not RemotePhase.RUNNING:
+                    raise
+                problem = f"endpoint '{meta.name}' can not be deleted while its status is {status}"
+                raise TransientError("", f"sagemaker: {problem}") from None
 
     async def close(self) -> None:
         self._clients.close()

@@ -10,6 +10,7 @@ import pytest
 from propfan.pluginmachinery.connector import ConnectorSetup, Dataset, RemotePhase, TaskRequest
 from propfan.pluginmachinery.errors import BadTaskSpecificationError, PermanentError, TransientError
 from propfan.pluginmachinery.testing.connector_contract import ConnectorContract, JobStory
+from propfan.plugins.connectors.aws import athena
 from propfan.plugins.connectors.aws.athena import PHASES, AthenaConnector, QueryMeta
 from tests.unit.plugins.connectors.aws.amazon import Amazon, refusal
 from tests.unit.plugins.connectors.aws.rig import create, delete, get, query_task, schema_at, setup_at
@@ -120,6 +121,27 @@ async def test_abort_stops_the_query(connector: AthenaConnector, aws: Amazon) ->
     assert aws.count("StopQueryExecution") == 1
 
 
+async def test_query_that_can_not_be_stopped_any_more_is_over(connector: AthenaConnector, aws: Amazon) -> None:
+    meta = await create(connector, query_task("select 1"))
+    aws.query_states = {"select": {"State": "SUCCEEDED"}}
+    aws.faults["StopQueryExecution"] = [refusal("InvalidRequestException", "it has ended")]
+    await delete(connector, meta)
+
+
+@pytest.mark.parametrize(
+    ("statement", "unloaded"),
+    [
+        ("unload (select 'to') to 's3://a/b' with (format='ORC', compression = 'gzip') ;", ("s3://a/b", "orc")),
+        ("  UNLOAD(select 1)TO 's3://a'WITH(field_delimiter=',')", ("s3://a", "")),
+        ("select \"to 's3://a' with ()\"", ("", "csv")),
+        ("unload x to 's3://a' with (" + " to 's3://a' with (" * 10_000, ("", "csv")),
+        ("unload x to 's3://a' with ()" + " " * 100_000 + "x", ("", "csv")),
+    ],
+)
+def test_unload_is_recognised(statement: str, unloaded: tuple[str, str]) -> None:
+    assert athena._unloaded(statement) == unloaded
+
+
 async def test_query_that_athena_forgot_is_over(connector: AthenaConnector) -> None:
     meta = QueryMeta("5ac4e8a1-0000-4000-8000-000000000000", "us-east-1")
     resource = await get(connector, meta)
@@ -168,6 +190,7 @@ async def test_faults_say_what_to_do(
         await get(connector, meta)
         await delete(connector, meta)
 
+    aws.query_states = {"select": {"State": "RUNNING"}}
     aws.faults[action] = [refusal(code, "because")]
     with pytest.raises(kind, match=rf"athena: .*{code}: because") as caught:
         await life()

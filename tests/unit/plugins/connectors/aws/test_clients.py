@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import socket
+import subprocess
+import sys
 
 import msgspec
 import pytest
@@ -124,6 +126,11 @@ async def test_missing_secret_of_the_service_is_named(aws: Amazon) -> None:
     connector = AthenaConnector(connector_setup(secrets={"aws_access_key_id": "x"}, sections={"aws": section(aws)}))
     with pytest.raises(PermanentError, match=r"aws_secret_access_key"):
         await get(connector, QueryMeta("q", "us-east-1"))
+
+
+def test_boto3_is_imported_when_it_is_first_used() -> None:
+    program = "import sys; import propfan.plugins.connectors.aws; sys.exit('boto3' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
 
 
 @pytest.mark.parametrize(

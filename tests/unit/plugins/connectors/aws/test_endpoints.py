@@ -159,6 +159,28 @@ async def test_endpoint_that_is_being_made_is_deleted_later(connector: SageMaker
     assert (await get(connector, meta)).phase is RemotePhase.ABORTED
 
 
+async def test_deletion_that_is_refused_for_other_reasons_is_told(
+    connector: SageMakerEndpointConnector, aws: Amazon
+) -> None:
+    meta = await create(connector, endpoint_task())
+    aws.faults["DeleteEndpoint"] = [refusal("ValidationException", "no")] * 2
+    with pytest.raises(BadTaskSpecificationError, match=r"delete endpoint 'shop': ValidationException: no"):
+        await delete(connector, meta)
+    aws.endpoint_states["shop"] = ("Deleting", "")
+    await delete(connector, meta)
+
+
+async def test_endpoint_is_asked_by_a_call(connector: SageMakerEndpointConnector, aws: Amazon) -> None:
+    """As ``SageMakerInvokeEndpointTask`` does."""
+    await create(connector, endpoint_task())
+    config = {"EndpointName": "shop", "InputLocation": "s3://questions/{inputs.n}.json"}
+    asked = await do(
+        BotoConnector(setup_at(aws)), boto_task("sagemaker-runtime", "invoke_endpoint_async", config, {"n": 1})
+    )
+    assert asked.outputs is not None
+    assert asked.outputs["result"]["OutputLocation"].startswith("s3://")
+
+
 async def test_configuration_that_is_too_new_is_waited_for(connector: SageMakerEndpointConnector, aws: Amazon) -> None:
     unseen = refusal("ValidationException", 'Could not find endpoint configuration "arn:c1".')
     aws.faults["CreateEndpoint"] = [unseen]
