@@ -127,7 +127,7 @@ class SlurmCluster:
     def _start_slurm(self) -> None:
         for name in ("state", "spool"):
             self._file(name).mkdir()
-        host, user = socket.gethostname().split(".")[0], _user()
+        host, user = socket.gethostname().split(".")[0], user_name()
         self._file("slurm.conf").write_text(f"""\
 ClusterName=propfan
 SlurmctldHost={host}(127.0.0.1)
@@ -192,7 +192,7 @@ def _free_port() -> int:
     return port
 
 
-def _user() -> str:
+def user_name() -> str:
     return subprocess.run(["id", "-un"], capture_output=True, text=True, check=True).stdout.strip()
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import base64
+import os
+import subprocess
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -11,21 +14,27 @@ import asyncssh
 import msgspec
 import pytest
 from flyteidl2.connector import connector_pb2
-from flyteidl2.core import execution_pb2
+from flyteidl2.core import execution_pb2, literals_pb2, tasks_pb2
 from flyteidl2.task import common_pb2
 
+from propfan.engine import Engine, Submission
+from propfan.engine.submission import TaskStatus
+from propfan.engine.task_state import Outcome
 from propfan.pluginmachinery.connector import ConnectorSetup, JobContext, LogsQuery, RemotePhase, Resource, TaskRequest
 from propfan.pluginmachinery.errors import BadTaskSpecificationError, PermanentError, TransientError
-from propfan.pluginmachinery.testing import task_template
+from propfan.pluginmachinery.testing import literal_map, task_template
 from propfan.pluginmachinery.testing.connector_contract import ConnectorContract, JobStory
 from propfan.pluginmachinery.testing.connector_fakes import connector_setup, connector_task
 from propfan.plugins.connectors.slurm.connector import SlurmConnector, SlurmMeta
-from tests.peers import slurm_cluster
+from tests.peers import environments, slurm_cluster
+from tests.peers.connector_peers import engine_with
 from tests.peers.slurm_cluster import SlurmCluster
 from tests.unit.engine.connector_service import rig
 
 pytestmark = [pytest.mark.peer, pytest.mark.anyio]
 
+REQUIREMENTS = ("flytekit>=1.16.31,<2", "flytekitplugins-slurm>=1.16.31,<2")
+PROGRAM = Path(__file__).parent / "programs" / "flytekit_slurm_tasks.py"
 SECRET = "FLYTE_SLURM_PRIVATE_KEY"
 JOB = JobContext()
 
@@ -238,6 +247,78 @@ class TestService:
                     if RemotePhase(resource.phase).is_terminal:
                         return resource
                     await anyio.sleep(0.2)
+
+
+@pytest.fixture(scope="module")
+def templates(cluster: SlurmCluster) -> Mapping[str, bytes]:
+    python = environments.folder("flytekit-slurm", REQUIREMENTS) / "bin" / "python"
+    script = cluster.folder / "of the cluster.sh"
+    script.write_text('#!/bin/sh\necho "$#" "$2"\n')
+    file = cluster.folder / "templates.json"
+    variables = {
+        "SLURM_PEER_FOLDER": str(cluster.folder),
+        "SLURM_PEER_SCRIPT": str(script),
+        "PATH": os.environ["PATH"],
+    }
+    variables["SLURM_PEER_USER"] = slurm_cluster.user_name()
+    command = [str(python), str(PROGRAM), str(file), "cluster"]
+    subprocess.run(command, check=True, capture_output=True, timeout=120, env=variables)
+    made: Mapping[str, str] = msgspec.json.decode(file.read_bytes())
+    return {name: base64.b64decode(template) for name, template in made.items()}
+
+
+class TestFlytekit:
+    """Tasks of the SDK's plugin, unchanged, by a whole engine."""
+
+    @pytest.fixture
+    async def engine(self, anyio_backend: Any, cluster: SlurmCluster, tmp_path: Path) -> AsyncIterator[Engine]:
+        config = msgspec.structs.replace(rig.CONFIG, connectors={"slurm": section(cluster)})
+        secrets = {f"_FSEC_{SECRET}": cluster.private_key}
+        async with rig.serving(SlurmConnector, config=config, **secrets) as service:
+            port = int(service.service.address.rpartition(":")[2])
+            async with engine_with(port, tmp_path / "state") as running:
+                yield running
+
+    async def ends(self, engine: Engine, template: bytes, **inputs: Any) -> TaskStatus:
+        given = literal_map(**inputs).SerializeToString() if inputs else None
+        with anyio.fail_after(120):
+            return await engine.wait(await engine.submit(Submission(template=template, inputs=given)))
+
+    async def test_function_runs_on_the_cluster(self, engine: Engine, templates: Mapping[str, bytes]) -> None:
+        status = await self.ends(engine, templates["double"], number=21)
+        assert status.outcome is Outcome.COMPLETED, status
+        content = await engine.store.get(f"{status.output_prefix}/outputs.pb")
+        assert literals_pb2.LiteralMap.FromString(content).literals["o0"].scalar.primitive.integer == 42
+
+    async def test_error_of_a_function_is_the_tasks(self, engine: Engine, templates: Mapping[str, bytes]) -> None:
+        status = await self.ends(engine, templates["double"], number=-1)
+        assert status.outcome is Outcome.FAILED
+        assert "numbers begin at 0" in str(status)
+
+    @pytest.mark.parametrize("name", ["shell", "script"])
+    async def test_scripts_run_on_the_cluster(
+        self, engine: Engine, cluster: SlurmCluster, templates: Mapping[str, bytes], name: str
+    ) -> None:
+        before = set(cluster.job_ids())
+        status = await self.ends(engine, templates[name])
+        assert status.outcome is Outcome.COMPLETED, status
+        (job_id,) = set(cluster.job_ids()) - before
+        (output,) = cluster.folder.glob(f"*.{job_id}")
+        launch = output.name.removesuffix(f".{job_id}")
+        assert output.read_text() == {"shell": f"{launch}\n", "script": "2 b c\n"}[name]
+
+    async def test_aborted_task_leaves_no_job(
+        self, engine: Engine, cluster: SlurmCluster, templates: Mapping[str, bytes]
+    ) -> None:
+        template = tasks_pb2.TaskTemplate.FromString(templates["shell"])
+        template.custom.update({"script": "#!/bin/bash\nsleep 1000\n"})
+        handle = await engine.submit(Submission(template=template.SerializeToString()))
+        with anyio.fail_after(120):
+            await rig.until(lambda: cluster.slurm("squeue", "--noheader", "--states=RUNNING"))
+            await engine.abort(handle, "enough")
+            status = await engine.wait(handle)
+            await rig.until(lambda: not cluster.slurm("squeue", "--noheader"))
+        assert status.outcome is Outcome.ABORTED
 
 
 class TestContract(ConnectorContract):
