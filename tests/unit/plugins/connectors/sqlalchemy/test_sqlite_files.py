@@ -113,6 +113,7 @@ async def test_what_can_not_be_read_is_told(
     setup_ctx: ConnectorSetup,
     tmp_path: Path,
     uri: str,
+    *,
     is_zip: bool,
     problem: str,
 ) -> None:
