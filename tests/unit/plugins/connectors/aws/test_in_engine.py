@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from base64 import b64encode
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
@@ -12,18 +13,24 @@ import pytest
 from flyteidl2.core import interface_pb2, literals_pb2, tasks_pb2, types_pb2
 from flyteidl2.task import common_pb2
 
-from propfan.engine import Engine
+from propfan.engine import Engine, EngineConfig
 from propfan.engine.connector_service import local_runs
 from propfan.engine.connector_service.config import ConnectorServiceConfig
 from propfan.engine.reconcile.live_task import TaskKey
+from propfan.engine.secret_managers.config import Place, SecretsSection
+from propfan.engine.secret_managers.kubernetes import SECRET
+from propfan.engine.secret_managers.scopes import SecretScope, object_name
 from propfan.engine.submission import TaskStatus
 from propfan.engine.task_events import ActionPhase
 from propfan.engine.task_state import Outcome
 from propfan.pluginmachinery.connector import RemotePhase
+from propfan.pluginmachinery.registry import Registry
 from propfan.pluginmachinery.testing import InMemoryStore, literal_map, task_template
+from propfan.plugins.connector import entry
 from propfan.plugins.connectors.aws import connectors
 from tests.unit.engine.connector_service.rig import CONFIG, serving, until
 from tests.unit.plugins.connector.rig import engine_at, quick_looks, submit
+from tests.unit.plugins.connector.rig import section as connector_section
 from tests.unit.plugins.connectors.aws.amazon import Amazon, refusal
 from tests.unit.plugins.connectors.aws.rig import MODEL, SECRETS, STRUCT, boto_template, query_template, section
 from tests.unit.plugins.connectors.aws.test_endpoints import VARIANTS
@@ -35,10 +42,13 @@ pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("quick_looks")]
 SERVICE_SECRETS = {f"_FSEC_{key.upper()}": value for key, value in SECRETS.items()}
 
 
+def service_config(aws: Amazon) -> ConnectorServiceConfig:
+    return msgspec.structs.replace(CONFIG, connectors={"aws": section(aws)})
+
+
 @asynccontextmanager
 async def engine_with(aws: Amazon, store: InMemoryStore | None = None) -> AsyncIterator[Engine]:
-    config = msgspec.structs.replace(CONFIG, connectors={"aws": section(aws)})
-    async with serving(*connectors, config=config, **SERVICE_SECRETS) as service:
+    async with serving(*connectors, config=service_config(aws), **SERVICE_SECRETS) as service:
         endpoint = service.service.address
         async with engine_at(endpoint, store=store, deployment={"defaultTimeout": "20s"}) as engine:
             with anyio.fail_after(60):
@@ -179,6 +189,42 @@ async def test_wrong_argument_fails_the_task_by_its_name(aws: Amazon) -> None:
     assert status.error is not None
     assert 'Unknown parameter in input: "Queue"' in status.error.message
     assert SECRETS["aws_secret_access_key"] not in repr(status)
+
+
+async def test_secrets_of_the_task_sign_every_call_for_it(aws: Amazon) -> None:
+    template = query_template("select 1")
+    keys = {"aws_access_key_id": "ANALYST_KEY_ID", "aws_secret_access_key": "ANALYST_KEY"}
+    template.custom.update({"secrets": keys})
+    aws.query_states = {"select": {"State": "RUNNING"}}
+    secrets = SecretsSection(types=(Place.KUBERNETES,), namespace="vault")
+    async with serving(*connectors, config=service_config(aws)) as service:
+        registry = Registry()
+        registry.register(entry)
+        plugins: Any = {"connector-service": connector_section(service.service.address)}
+        config = EngineConfig(plugins=plugins, secrets=secrets)
+        with anyio.fail_after(60):
+            async with Engine(config, registry=registry, store=InMemoryStore()) as engine:
+                await keep(engine, "ANALYST_KEY_ID", "AKIDOFANANALYST")
+                await keep(engine, "ANALYST_KEY", "an4lyst-s3cret")
+                key = await submit(engine, template)
+                await told(engine, key, ActionPhase.RUNNING)
+                await engine.abort(key)
+                assert (await engine.wait(key)).outcome is Outcome.ABORTED
+                await engine.settled()
+    assert {call.action for call in aws.calls} == {"StartQueryExecution", "GetQueryExecution", "StopQueryExecution"}
+    assert {call.access_key_id for call in aws.calls} == {"AKIDOFANANALYST"}
+
+
+async def keep(engine: Engine, name: str, value: str) -> None:
+    """A secret of everybody's."""
+    identifier = SecretScope("flyte", "", "").id_of(name)
+    body = {
+        "apiVersion": "v1",
+        "kind": "Secret",
+        "metadata": {"name": object_name(identifier), "namespace": "vault"},
+        "data": {identifier: b64encode(value.encode()).decode()},
+    }
+    await engine.cluster.create(SECRET, msgspec.json.encode(body))
 
 
 async def test_entry_point_runs_a_task_here_and_now(aws: Amazon) -> None:
