@@ -127,11 +127,18 @@ class Run(msgspec.Struct, frozen=True):
     run_duration: int | None = None
 
 
+class NotebookOutput(msgspec.Struct, frozen=True):
+    """What a notebook said with ``dbutils.notebook.exit``."""
+
+    result: str | None = None
+
+
 class RunOutput(msgspec.Struct, frozen=True):
     """Of ``runs/get-output``."""
 
     error: str | None = None
     error_trace: str | None = None
+    notebook_output: NotebookOutput | None = None
 
 
 class _Refusal(msgspec.Struct, frozen=True):

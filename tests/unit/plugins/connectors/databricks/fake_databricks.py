@@ -2,7 +2,7 @@
 
 Follows the published contract of the Jobs API, version 2.1 (https://docs.databricks.com/api/workspace/jobs):
 ``runs/submit`` with its idempotency tokens, ``runs/get``, ``runs/get-output`` and ``runs/cancel``, their error
-codes, and personal access tokens. It refuses requests that the contract does not have: unknown fields, values of
+codes, personal access tokens, and OAuth tokens of service principals (``/oidc/v1/token``). It refuses requests that the contract does not have: unknown fields, values of
 other types, tasks without compute, environments that are not defined. Two fields it knows beside the contract, as
 workspaces pass them over: ``max_retries`` of a run and ``environment_vars`` of an environment, which the SDK's users
 and connectors send.
@@ -17,7 +17,7 @@ from contextlib import asynccontextmanager
 from typing import Any, Final
 
 import msgspec
-from aiohttp import web
+from aiohttp import BasicAuth, web
 
 from propfan.plugins.connectors.databricks.submission import TASK_KEY
 
@@ -129,6 +129,8 @@ class FakeDatabricks:
     """Its runs are PENDING, RUNNING, TERMINATING and then over: one step for each look.
 
     Attributes:
+        principals: Secrets of service principals, by client id.
+        grants: Client ids that were given tokens.
         submissions: Bodies, by run.
         courses: What the runs of a name go through, each as ``runs/get`` tells it; else they succeed.
         outputs: What ``runs/get-output`` says of the runs of a name.
@@ -140,6 +142,8 @@ class FakeDatabricks:
 
     def __init__(self, token: str) -> None:
         self.tokens: Final = {token}
+        self.principals: Final[dict[str, str]] = {}
+        self.grants: Final[list[str]] = []
         self.submissions: Final[dict[int, dict[str, Any]]] = {}
         self.courses: Final[dict[str, Sequence[Mapping[str, Any]]]] = {}
         self.outputs: Final[dict[str, Mapping[str, Any]]] = {}
@@ -158,17 +162,38 @@ class FakeDatabricks:
 
     def application(self) -> web.Application:
         made = web.Application(middlewares=[_refusing])
+        made.router.add_post("/oidc/v1/token", self._token)
         made.router.add_post("/api/2.1/jobs/runs/submit", self._submit)
         made.router.add_get("/api/2.1/jobs/runs/get", self._get)
         made.router.add_get("/api/2.1/jobs/runs/get-output", self._get_output)
         made.router.add_post("/api/2.1/jobs/runs/cancel", self._cancel)
         return made
 
+    async def _token(self, request: web.Request) -> web.Response:
+        form = await request.post()
+        try:
+            given = BasicAuth.decode(request.headers["Authorization"])
+        except (KeyError, ValueError):
+            return web.json_response({"error": "invalid_client"}, status=401)
+        if form.get("grant_type") != "client_credentials" or form.get("scope") != "all-apis":
+            return web.json_response({"error": "unsupported_grant_type"}, status=400)
+        if self.principals.get(given.login) != given.password:
+            told = {"error": "invalid_client", "error_description": "Client authentication failed"}
+            return web.json_response(told, status=401)
+        self.grants.append(given.login)
+        token = f"eyJ.{given.login}.{len(self.grants)}"
+        self.tokens.add(token)
+        return web.json_response(
+            {"access_token": token, "expires_in": 3600, "scope": "all-apis", "token_type": "Bearer"}
+        )
+
     def _enter(self, request: web.Request) -> None:
         scheme, _, token = request.headers.get("Authorization", "").partition(" ")
         self.asked.append((request.host, token))
         if scheme != "Bearer" or not token:
             raise RefusalError(401, "UNAUTHENTICATED", "Credential was not sent or was of an unsupported type")
+        if token not in self.tokens and token.startswith("eyJ."):
+            raise RefusalError(401, "UNAUTHENTICATED", "Token has expired")
         if token not in self.tokens:
             raise RefusalError(403, "PERMISSION_DENIED", "Invalid access token.")
         if self.refusals and (refusal := self.refusals.popleft()):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
+
 import msgspec
 import pytest
 from flyteidl2.core import execution_pb2
@@ -10,6 +12,7 @@ from propfan.pluginmachinery.connector import Connection, JobContext, RemotePhas
 from propfan.pluginmachinery.contexts import DataStore
 from propfan.pluginmachinery.errors import BadTaskSpecificationError, ConfigError, PermanentError, TransientError
 from propfan.pluginmachinery.testing import connector_setup
+from propfan.pluginmachinery.testing.builders import NOW
 from propfan.plugins.connectors.databricks.connector import DatabricksConnector, DatabricksMeta
 from tests.unit.plugins.connectors.databricks.fake_databricks import RefusalError, ended
 from tests.unit.plugins.connectors.databricks.rig import CLUSTER, INSTANCE, SECRET, function, named, served
@@ -234,3 +237,84 @@ async def test_notebook_that_fails_is_not_looked_for_in_the_store() -> None:
         meta = await DatabricksConnector(setup).create(task)
         assert meta.output_prefix == ""
         assert (await last(DatabricksConnector(setup), meta)).phase == RemotePhase.SUCCEEDED
+
+
+async def test_service_principal_of_the_service_asks_with_tokens_of_an_hour() -> None:
+    moment = [NOW]
+    secrets = {"DATABRICKS_CLIENT_ID": "robot", "DATABRICKS_CLIENT_SECRET": "dose-1"}
+    async with served(secrets=secrets) as (fake, setup):
+        fake.principals["robot"] = "dose-1"
+        connector = DatabricksConnector(msgspec.structs.replace(setup, now=lambda: moment[0]))
+        meta = await connector.create(function(databricksAuthType="oauth_m2m"))
+        assert meta.client_id == "robot"
+        assert (await last(connector, meta)).phase == RemotePhase.SUCCEEDED
+        assert len(fake.grants) == 1
+        moment[0] += timedelta(minutes=56)
+        await connector.get(meta, JobContext())
+        assert len(fake.grants) == 2
+        fake.tokens.clear()
+        await connector.get(meta, JobContext())
+        assert len(fake.grants) == 3
+    assert b"dose" not in msgspec.json.encode(meta)
+
+
+async def test_task_brings_its_own_service_principal() -> None:
+    async with served(secrets={}) as (fake, setup):
+        fake.principals["team"] = "dose-2"
+        connection = Connection({"databricks_client_secret": "dose-2"})
+        task = function(
+            databricksInstance="adb-7.azuredatabricks.net",
+            databricksAuthType="oauth_m2m",
+            databricksClientId="team",
+            secrets=connection.secrets,
+        )
+        assert (await run(DatabricksConnector(setup), task)).phase == RemotePhase.SUCCEEDED
+    assert fake.grants == ["team"]
+
+
+async def test_oauth_secret_that_the_operator_allows_is_used() -> None:
+    async with served(secrets={"databricks-oauth/client_id": "r", "databricks-oauth/client_secret": "s"}) as (
+        fake,
+        setup,
+    ):
+        fake.principals["r"] = "s"
+        connector = DatabricksConnector(setup)
+        task = function(databricksAuthType="oauth_m2m", databricksOauthSecret="databricks-oauth")
+        assert (await run(connector, task)).phase == RemotePhase.SUCCEEDED
+        with pytest.raises(BadTaskSpecificationError, match=r"databricksOauthSecret 'theirs' is not allowed"):
+            await connector.create(function(databricksAuthType="oauth_m2m", databricksOauthSecret="theirs"))
+
+
+async def test_service_principal_whose_secret_is_wrong_fails_the_task_without_showing_it() -> None:
+    secrets = {"DATABRICKS_CLIENT_ID": "robot", "DATABRICKS_CLIENT_SECRET": "dose-1"}
+    async with served(secrets=secrets) as (_, setup):
+        with pytest.raises(PermanentError, match=r"service principal 'robot': status 401 .*invalid_client") as caught:
+            await DatabricksConnector(setup).create(function(databricksAuthType="oauth_m2m"))
+    assert "dose" not in str(caught.value)
+
+
+async def test_secrets_of_the_service_are_not_sent_where_a_meta_says() -> None:
+    async with served(secrets={"other/token": "dapi-other"}) as (fake, setup):
+        with pytest.raises(BadTaskSpecificationError, match=r"secret 'other' is not among"):
+            await DatabricksConnector(setup).get(DatabricksMeta(INSTANCE, 1, token_secret="other"), JobContext())
+    assert not fake.asked
+
+
+async def test_what_a_notebook_returns_is_told() -> None:
+    async with served() as (fake, setup):
+        task = function({"existing_cluster_id": "c", "run_name": "n"}, notebookPath="/Users/a/n")
+        fake.outputs["n"] = {"notebook_output": {"result": "42 rows", "truncated": False}}
+        resource = await run(DatabricksConnector(setup), task)
+    assert resource.custom_info is not None
+    assert resource.custom_info["notebook_result"] == "42 rows"
+
+
+async def test_output_that_can_not_be_had_costs_nothing_but_itself() -> None:
+    async with served() as (fake, setup):
+        fake.courses["f"] = [ended("FAILED", "RUN_EXECUTION_ERROR", "CLIENT_ERROR", "see the output")]
+        connector = DatabricksConnector(setup)
+        meta = await connector.create(named("f"))
+        fake.refusals.extend([None, RefusalError(503, "TEMPORARILY_UNAVAILABLE", "busy")])
+        resource = await connector.get(meta, JobContext())
+    assert resource.phase == RemotePhase.FAILED
+    assert resource.message.endswith("see the output")
