@@ -22,6 +22,7 @@ class SensorConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rena
         names: What a task calls a sensor, to the one that stands in for it, both as ``module:name``.
         paths: Only files and objects below these paths and URIs may be looked for; any when empty.
         hosts: Which hosts may be asked.
+        secrets: Secrets of the service that tasks may name, and the hosts that each may be sent to.
         poke_timeout_s: Of one look, seconds; below ``timeouts.get-s`` of the service.
     """
 
@@ -29,4 +30,5 @@ class SensorConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rena
     names: Mapping[str, str] = {}
     paths: Sequence[str] = ()
     hosts: HostConfig = HostConfig()
+    secrets: Mapping[str, Sequence[str]] = {}
     poke_timeout_s: Annotated[float, Meta(gt=0, le=600)] = 20.0

@@ -13,6 +13,7 @@ from msgspec import Meta
 
 from propfan.pluginmachinery.connector import (
     AsyncConnector,
+    Connection,
     ConnectorSetup,
     JobContext,
     RemotePhase,
@@ -81,13 +82,13 @@ class SensorConnector(AsyncConnector[SensorMeta]):
             literals=task.literals.SerializeToString(deterministic=True),
         )
         try:
-            self._poking(meta).check()
+            self._poking(meta, task.connection).check()
         except BadTaskSpecificationError as error:
             raise BadTaskSpecificationError(f"task '{task.template.id.name}' (sensor): {error.message}") from None
         return meta
 
     async def get(self, meta: SensorMeta, job: JobContext) -> Resource:
-        poking = self._poking(meta)
+        poking = self._poking(meta, job.connection)
         info = {"sensor": f"{meta.module}:{meta.name}"}
         look, limit_s = None, self._config.poke_timeout_s
         try:
@@ -104,7 +105,7 @@ class SensorConnector(AsyncConnector[SensorMeta]):
     async def delete(self, meta: SensorMeta, job: JobContext) -> None:
         """There is nothing to cancel: who does not look does not wait."""
 
-    def _poking(self, meta: SensorMeta) -> Poking:
+    def _poking(self, meta: SensorMeta, connection: Connection) -> Poking:
         """Raises ``BadTaskSpecificationError`` when no such sensor takes such inputs, ``DecodeError`` without inputs."""
         kind = self._known.named(meta.module, meta.name)
         try:
@@ -112,4 +113,4 @@ class SensorConnector(AsyncConnector[SensorMeta]):
         except ProtobufDecodeError as error:
             raise DecodeError(f"resource meta for connector '{self.name}'", f"literals: {error}") from error
         inputs = {**meta.inputs, **values.to_natives(literals)}
-        return Poking(kind, self._sensors_setup, meta.config, inputs)
+        return Poking(kind, self._sensors_setup, meta.config, inputs, connection)

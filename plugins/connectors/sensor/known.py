@@ -12,7 +12,7 @@ from typing import Any, Final
 import anyio.to_thread
 import structlog
 
-from propfan.pluginmachinery.connector import Blob, ConnectorSetup, Dataset
+from propfan.pluginmachinery.connector import Blob, Connection, ConnectorSetup, Dataset
 from propfan.pluginmachinery.errors import BadTaskSpecificationError, ConfigError
 from propfan.plugins.connectors.sensor.config import SECTION, SensorConfig
 from propfan.plugins.connectors.sensor.sensors import OWN, Look, Sensor
@@ -70,10 +70,12 @@ class KnownSensors:
 class Poking:
     """One sensor of a task: made, its inputs bound."""
 
-    def __init__(self, kind: Any, setup: ConnectorSetup, config: Any, inputs: Mapping[str, Any]) -> None:
+    def __init__(
+        self, kind: Any, setup: ConnectorSetup, config: Any, inputs: Mapping[str, Any], connection: Connection
+    ) -> None:
         """Raises ``BadTaskSpecificationError`` when ``poke`` does not take these inputs."""
         is_ours = issubclass(kind, Sensor)
-        self._sensor: Final[Any] = kind(setup, config) if is_ours else kind("sensor", config=config)
+        self._sensor: Final[Any] = kind(setup, config, connection) if is_ours else kind("sensor", config=config)
         self._inputs: Final = inputs if is_ours else {name: _as_uri(value) for name, value in inputs.items()}
         try:
             inspect.signature(self._sensor.poke).bind(**self._inputs)

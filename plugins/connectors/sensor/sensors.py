@@ -7,20 +7,24 @@ from collections.abc import Awaitable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Final, Literal, TypeVar
-from urllib.parse import urlsplit
 
 import anyio.to_thread
 import msgspec
 from msgspec import Meta
+from yarl import URL
 
-from propfan.pluginmachinery.connector import Blob, ConnectorSetup
+from propfan.pluginmachinery.connector import Blob, Connection, ConnectorSetup
 from propfan.pluginmachinery.errors import BadTaskSpecificationError, TransientError
+from propfan.plugins.connectors.offered_secrets import OfferedSecrets
+from propfan.plugins.connectors.placeholders import filled, secret_names
 from propfan.plugins.connectors.sensor.config import SECTION, SensorConfig
 
 T = TypeVar("T")
 
 MODULE: Final = "propfan.sensors"
 """What tasks call the module of propfan's own sensors, wherever it is."""
+
+_NO_CONNECTION: Final = Connection()
 
 
 class Look(msgspec.Struct, frozen=True):
@@ -48,13 +52,15 @@ class Sensor(abc.ABC):
         names: Pairs of module and name by which tasks may ask for it, beside its own.
         setup: What connectors are given; ``http`` asks only hosts that the configuration allows.
         config: What the task has as ``sensor_config``.
+        connection: What the task brings to reach a service.
     """
 
     names: ClassVar[Sequence[tuple[str, str]]] = ()
 
-    def __init__(self, setup: ConnectorSetup, config: Any = None) -> None:
+    def __init__(self, setup: ConnectorSetup, config: Any = None, connection: Connection = _NO_CONNECTION) -> None:
         self.setup: Final = setup
         self.config: Final = config
+        self.connection: Final = connection
 
     @abc.abstractmethod
     def poke(self, *args: Any, **inputs: Any) -> Awaitable[bool | Look]:
@@ -125,6 +131,7 @@ class HttpWatch(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     Attributes:
         url: Where the task has no input ``url``.
         statuses: Those that are waited for; empty for any from 200 to 299.
+        headers: Values may have ``{secrets.name}``.
         contains: A text that the answer must have besides.
     """
 
@@ -142,19 +149,24 @@ class HttpSensor(Sensor):
 
     def check(self, url: str = "") -> None:
         watch = self.configured(HttpWatch)
+        names = secret_names(watch.headers)
+        filled(watch.headers, {}, dict.fromkeys(names, ""))
         try:
-            parts = urlsplit(url or watch.url)
-        except ValueError:
-            parts = urlsplit("")
-        if parts.scheme not in ("http", "https") or not parts.hostname:
+            asked = URL(url or watch.url)
+        except (ValueError, TypeError):
+            asked = URL()
+        if asked.scheme not in ("http", "https") or not asked.raw_host:
             problem = "is no URL with http:// or https:// and a host"
             raise BadTaskSpecificationError(f"input 'url' (or 'url' of sensor_config) {problem}")
+        self._secrets().check(names, asked.raw_host.lower(), self.connection)
 
     async def poke(self, url: str = "") -> Look:
         self.check(url)
         watch = self.configured(HttpWatch)
+        secrets = await self._secrets().values(secret_names(watch.headers), self.connection, self.setup.secrets)
+        headers = filled(watch.headers, {}, secrets)
         try:
-            answer = await self.setup.http.request(watch.method, url or watch.url, headers=watch.headers)
+            answer = await self.setup.http.request(watch.method, url or watch.url, headers=headers)
         except TransientError as error:
             return Look(is_over=False, message=error.message)
         is_wanted = answer.status in watch.statuses if watch.statuses else answer.is_success
@@ -162,6 +174,9 @@ class HttpSensor(Sensor):
         if is_wanted and watch.contains not in answer.text():
             return Look(is_over=False, message=f"{told}, without the text that is waited for")
         return Look(is_over=is_wanted, message=told)
+
+    def _secrets(self) -> OfferedSecrets:
+        return OfferedSecrets(self.setup.section(SECTION, SensorConfig).secrets, f"connectors.{SECTION}.secrets")
 
 
 class TimeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

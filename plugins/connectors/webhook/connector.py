@@ -28,9 +28,10 @@ from propfan.pluginmachinery.errors import (
     TransientError,
     UnansweredError,
 )
-from propfan.plugins.connectors.hosts import HostConfig, HostPattern
+from propfan.plugins.connectors.hosts import HostConfig
 from propfan.plugins.connectors.http_answers import retry_after_s
-from propfan.plugins.connectors.webhook.placeholders import HIDDEN, as_text, filled, secret_names
+from propfan.plugins.connectors.offered_secrets import OfferedSecrets
+from propfan.plugins.connectors.placeholders import HIDDEN, as_text, filled, secret_names
 
 _METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"})
 _REPEATABLE: Final = frozenset({"GET", "HEAD", "PUT", "DELETE"})
@@ -135,9 +136,7 @@ class WebhookConnector(SyncConnector):
         if header and (not _TOKEN.fullmatch(header) or header.lower() in _OWN_HEADERS):
             raise ConfigError(f"{section}.idempotency-header", f"'{header}' is no name of a header")
         self._http: Final = setup.http.restricted(self._config.hosts.rule(f"{section}.hosts"))
-        self._receivers: Final = {
-            name: HostPattern.parse(hosts, f"{section}.secrets.{name}") for name, hosts in self._config.secrets.items()
-        }
+        self._secrets: Final = OfferedSecrets(self._config.secrets, f"{section}.secrets")
 
     async def do(self, task: TaskRequest) -> Resource:
         spec = task.custom(WebhookSpec)
@@ -174,17 +173,16 @@ class WebhookConnector(SyncConnector):
                 f"{subject}: method '{spec.method}' is none of {', '.join(sorted(_METHODS))}"
             )
         names = secret_names([spec.url, spec.headers or {}, spec.data])
-        secrets = {name: await self._secret(subject, name, task) for name in sorted(names)}
         try:
+            secrets = await self._secrets.values(names, task.connection, self.setup.secrets)
             url = _url(subject, as_text(filled(spec.url, inputs, secrets)))
             headers = _headers(subject, filled(spec.headers or {}, inputs, secrets))
             data = filled(spec.data, inputs, secrets)
+            self._secrets.check(names, (url.raw_host or "").lower(), task.connection)
         except BadTaskSpecificationError as error:
             raise BadTaskSpecificationError(
                 error.message if error.message.startswith(subject) else f"{subject}: {error.message}"
             ) from None
-        for name in sorted(names - task.connection.secrets.keys()):
-            self._check_receiver(subject, name, url)
         body = None
         if method in _IN_QUERY:
             url = _with_query(subject, url, data)
@@ -200,20 +198,6 @@ class WebhookConnector(SyncConnector):
         if task.time_left_s is not None:
             timeout_s = min(timeout_s, max(task.time_left_s - _REPLY_S, task.time_left_s / 2))
         return Call(method, url, headers, body, timeout_s, f"{method} {where}", hidden), key
-
-    async def _secret(self, subject: str, name: str, task: TaskRequest) -> str:
-        if name not in task.connection.secrets and name not in self._receivers:
-            way_out = f"bring it in custom.secrets, or offer it to hosts in connectors.webhook.secrets.{name}"
-            raise BadTaskSpecificationError(f"{subject}: {{secrets.{name}}} is no secret that it may use: {way_out}")
-        return await self.get_secret(name, task.connection)
-
-    def _check_receiver(self, subject: str, name: str, url: URL) -> None:
-        """A secret of the service's own goes to the hosts that its operator has named."""
-        if not self._receivers[name].has((url.raw_host or "").lower()):
-            setting = f"connectors.webhook.secrets.{name}"
-            raise BadTaskSpecificationError(
-                f"{subject}: the URL's host is none that {{secrets.{name}}} is for ({setting})"
-            )
 
     def _idempotency_key(self, task: TaskRequest) -> str:
         if not self._config.idempotency_header:

@@ -9,6 +9,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, ClassVar
 
+import msgspec
 import pytest
 from aiohttp import web
 from flyteidl2.core import literals_pb2
@@ -16,7 +17,9 @@ from flyteidl2.core import literals_pb2
 from propfan.engine.storage import ObjectStore, S3Config, StorageConfig
 from propfan.pluginmachinery.connector import (
     Blob,
+    Connection,
     ConnectorSetup,
+    HttpResponse,
     JobContext,
     RemotePhase,
     Resource,
@@ -58,6 +61,11 @@ def sensor(
     return connector_task(task_template("sensor", custom=custom), literals)
 
 
+def with_secret(url: str) -> TaskRequest:
+    task = sensor(OWN, "HttpSensor", {"url": url}, {"headers": {"authorization": "{secrets.token}"}})
+    return msgspec.structs.replace(task, connection=Connection({"token": "s3cret"}))
+
+
 @pytest.fixture
 def anyio_backend() -> str:
     return "asyncio"
@@ -66,7 +74,8 @@ def anyio_backend() -> str:
 async def looked(connector: SensorConnector, task: TaskRequest) -> Resource:
     """One look, by what the meta says."""
     content = resources.encode_meta(connector.name, await connector.create(task))
-    return await connector.get(resources.decode_meta(connector.name, SensorMeta, content), JobContext())
+    job = JobContext(connection=task.connection)
+    return await connector.get(resources.decode_meta(connector.name, SensorMeta, content), job)
 
 
 def of(setup: ConnectorSetup | None = None, /, **section: Any) -> SensorConnector:
@@ -79,6 +88,9 @@ def of(setup: ConnectorSetup | None = None, /, **section: Any) -> SensorConnecto
 class TestContract(ConnectorContract):
     connector_class = SensorConnector
     stories: ClassVar[Sequence[JobStory]] = (
+        JobStory(
+            "sees an answer that needs a secret", with_secret("http://service.example/ready"), RemotePhase.SUCCEEDED
+        ),
         JobStory("sees an object", sensor(*FLYTEKIT, {"path": "memory:///there"}), RemotePhase.SUCCEEDED),
         JobStory(
             "sees an answer",
@@ -102,8 +114,8 @@ class TestContract(ConnectorContract):
         store = InMemoryStore()
         await store.put("memory:///there", b"x")
 
-        def answer(call: HttpCall) -> Any:
-            return http_answer(200)
+        def answer(call: HttpCall) -> HttpResponse:
+            return http_answer(200 if call.headers.get("authorization", "s3cret") == "s3cret" else 401)
 
         return connector_setup(http=FakeHttp(answer), store=store)
 
@@ -193,6 +205,31 @@ async def test_the_http_sensor_waits_for_the_answer_that_it_wants() -> None:
         assert resource.phase is RemotePhase.RUNNING
         assert "Cannot connect" in resource.message
         assert "token" not in resource.message
+
+
+async def test_the_http_sensor_sends_secrets_to_their_hosts_only() -> None:
+    headers = {"headers": {"Authorization": "Bearer {secrets.token}"}}
+    receiver = Receiver()
+    async with http_client() as http, receiving(receiver):
+        base = connector_setup(http=http)
+        open_ = {"hosts": {"allow-loopback": True}}
+        task = sensor(OWN, "HttpSensor", {"url": receiver.url}, headers)
+        with pytest.raises(BadTaskSpecificationError, match=r"offer it to hosts in connectors\.sensor\.secrets\.token"):
+            await of(base, **open_).create(task)
+        with pytest.raises(BadTaskSpecificationError, match=r"host is none that \{secrets\.token\} is for"):
+            await of(base, **open_, secrets={"token": ["example.com"]}).create(task)
+        offered = SensorConnector(
+            connector_setup(
+                http=http,
+                secrets={"token": "offered"},
+                sections={"sensor": {**open_, "secrets": {"token": ["127.0.0.1"]}}},
+            )
+        )
+        assert (await looked(offered, task)).phase is RemotePhase.SUCCEEDED
+        assert receiver.last.headers["authorization"] == "Bearer offered"
+        brought = msgspec.structs.replace(task, connection=Connection({"token": "brought"}))
+        assert (await looked(of(base, **open_), brought)).phase is RemotePhase.SUCCEEDED
+        assert receiver.last.headers["authorization"] == "Bearer brought"
 
 
 async def test_hosts_that_may_not_be_asked_fail_the_task() -> None:
@@ -296,6 +333,10 @@ async def test_sensors_of_installed_distributions_are_known(monkeypatch: pytest.
         (
             sensor(OWN, "HttpSensor", {"url": "http://x"}, {"statuses": ["ok"]}),
             "sensor_config of HttpSensor: Expected `int`",
+        ),
+        (
+            sensor(OWN, "HttpSensor", {"url": "http://x"}, {"headers": {"a": "{inputs.n}"}}),
+            r"\{inputs\.n\}: there is no input 'n'",
         ),
         (sensor(OWN, "TimeSensor", {"until": "soon"}), "is no time such as"),
         (sensor(OWN, "TimeSensor"), "is no time such as"),

@@ -312,7 +312,7 @@ async def test_a_secret_of_the_service_goes_to_its_hosts_only(receiver: Receiver
     made = connector(setup, {"token": "s3cret", "other": "s3cret"}, **offered)
     with pytest.raises(BadTaskSpecificationError, match=r"none that \{secrets\.token\} is for"):
         await made.do(webhook("http://localhost:1/", headers={"authorization": "{secrets.token}"}))
-    with pytest.raises(BadTaskSpecificationError, match=r"\{secrets\.other\} is no secret that it may use"):
+    with pytest.raises(BadTaskSpecificationError, match=r"\{secrets\.other\} is no secret that the task may use"):
         await made.do(webhook(receiver.url, headers={"authorization": "{secrets.other}"}))
     assert receiver.received == []
     assert info(await made.do(task))["status_code"] == 200

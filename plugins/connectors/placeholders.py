@@ -1,4 +1,4 @@
-"""``{inputs.name}`` and ``{secrets.name}`` in the texts of a webhook.
+"""``{inputs.name}`` and ``{secrets.name}`` in the texts of a task.
 
 A dotted name goes down into mappings by key and into lists by index; it never reaches attributes of Python's
 objects. All other braces are text, as in JSON.
