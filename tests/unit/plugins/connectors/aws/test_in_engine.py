@@ -191,6 +191,26 @@ async def test_wrong_argument_fails_the_task_by_its_name(aws: Amazon) -> None:
     assert SECRETS["aws_secret_access_key"] not in repr(status)
 
 
+@pytest.mark.parametrize(
+    ("code", "told_as"),
+    [
+        ("AccessDeniedException", "ServiceNotAllowed"),
+        ("ResourceLimitExceeded", "ResourceLimitExceeded"),
+        ("ValidationException", "BadTaskSpecification"),
+    ],
+)
+async def test_refusals_fail_the_task_at_once(aws: Amazon, code: str, told_as: str) -> None:
+    aws.faults["CreateEndpoint"] = [refusal(code, "because")]
+    async with engine_with(aws) as engine:
+        template = endpoint_template()
+        template.metadata.retries.retries = 3
+        status = await ends(engine, template, token="t")
+    assert status.outcome is Outcome.FAILED
+    assert status.error is not None
+    assert f"[{told_as}]" in status.error.message
+    assert aws.count("CreateEndpoint") == 1
+
+
 async def test_secrets_of_the_task_sign_every_call_for_it(aws: Amazon) -> None:
     template = query_template("select 1")
     keys = {"aws_access_key_id": "ANALYST_KEY_ID", "aws_secret_access_key": "ANALYST_KEY"}
