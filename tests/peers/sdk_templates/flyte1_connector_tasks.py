@@ -117,7 +117,11 @@ def of_aws() -> Iterator[tuple[str, str, Any]]:
         "InitialInstanceCount": 1,
         "InstanceType": "ml.m4.xlarge",
     }
-    config = {"EndpointConfigName": "{inputs.name}", "ProductionVariants": [variant], "AsyncInferenceConfig": {}}
+    config = {
+        "EndpointConfigName": "{inputs.name}",
+        "ProductionVariants": [variant],
+        "AsyncInferenceConfig": {"OutputConfig": {"S3OutputPath": "s3://b/out"}},
+    }
     yield (
         package,
         "boto-endpoint-config",
@@ -331,7 +335,7 @@ def of_databricks() -> Iterator[tuple[str, str, Any]]:
             spark.DatabricksV2(
                 databricks_conf={"existing_cluster_id": "c-1"},
                 databricks_instance=INSTANCE,
-                databricks_auth_type="oauth-m2m",
+                databricks_auth_type="oauth_m2m",
                 databricks_client_id="client",
                 databricks_oauth_secret="databricks-oauth",
             ),
