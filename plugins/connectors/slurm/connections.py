@@ -11,6 +11,7 @@ import re
 import shlex
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import anyio
@@ -238,11 +239,14 @@ class Connections:
     def _options(self, address: Address, private_key: str) -> Mapping[str, Any]:
         """What is not left to OpenSSH's configuration."""
         keys: list[object] = [*address.client_keys]
-        if private_key:
+        if private_key:  # files of the machine where the task was written need not be here
+            keys = [path for path in address.client_keys if Path(path).expanduser().is_file()]
             keys.append(_imported(private_key))
+        keys = keys or [*self._config.client_keys]
         options: dict[str, Any] = {
             "host": address.host,
-            "client_keys": keys or [*self._config.client_keys] or (),
+            "client_keys": keys or (),
+            "agent_path": None if keys else (),
             "keepalive_interval": _KEEPALIVE_S,
             "keepalive_count_max": 3,
             "preferred_auth": "publickey",

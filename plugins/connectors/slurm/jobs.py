@@ -134,9 +134,9 @@ def whole(records: Sequence[JobRecord]) -> JobRecord:
 def from_scontrol(text: str) -> Sequence[JobRecord]:
     """The records of ``scontrol show job``, without ``-o``: only there a value may hold what looks like another."""
     records = []
-    for block in re.split(r"\n[ \t]*\n", text):
+    for part in re.split(r"^(?=JobId=)", text, flags=re.MULTILINE)[1:]:  # a login shell may have greeted first
         fields: dict[str, str] = {}
-        for shown in block.splitlines():
+        for shown in part.splitlines():
             line, named, job_name = shown.partition(" JobName=")  # the last one on its line
             name, _, value = line.strip().partition("=")
             pairs = [(name, value)] if name in _TO_LINE_END else [*_pairs(line)]

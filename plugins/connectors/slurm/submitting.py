@@ -12,6 +12,8 @@ from propfan.plugins.connectors.slurm import jobs
 from propfan.plugins.connectors.slurm.connections import Answer, Login
 from propfan.plugins.connectors.slurm.payloads import Submission
 
+_BEGIN: Final = "propfan:submitted\n"
+"""What comes before it is the login shell's, which may greet."""
 _BUSY: Final = 75
 _NO_FOLDER: Final = 73
 _NO_QUEUE: Final = 69
@@ -68,6 +70,7 @@ if [ ! -s "$record" ]; then
     find "$folder" -type f -mtime +30 -exec rm -f {} + 2>/dev/null
 fi
 rm -f "$text"
+printf '%s\n' propfan:submitted
 cat "$record"
 """
 """POSIX shell. Arguments: folder, name of the launch, name of the job, mark in its comment, script's path, number
@@ -125,9 +128,9 @@ async def submit(login: Login, job: Submission, name: str, folder: str) -> Submi
         if is_transient(answer):
             raise TransientError("", f"{where}: sbatch: {complaint(answer)}", _THROTTLED_S)
         raise BadTaskSpecificationError(f"{where}: sbatch refuses the job: {complaint(answer)}")
-    job_id, _, shown = answer.output.partition("\n")
+    job_id, _, shown = answer.output.partition(_BEGIN)[2].partition("\n")
     if not is_job_id(job_id):
-        raise TransientError("", f"{where}: sbatch told no job id but {job_id[:100]!r}")
+        raise TransientError("", f"{where}: sbatch told no job id but {answer.output[:100]!r}")
     records = jobs.from_scontrol(shown)
     if any(record.is_array for record in records):
         await cancel(login, job_id)

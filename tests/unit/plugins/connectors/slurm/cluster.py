@@ -33,11 +33,17 @@ LOCKED_KEY: Final = _KEY.export_private_key("pkcs8-pem", "open sesame").decode()
 
 
 class Cluster:
-    """Runs from ``start`` to ``stop``, any number of times, on one port."""
+    """Runs from ``start`` to ``stop``, any number of times, on one port.
+
+    Attributes:
+        connections: So many were made.
+        greeting: Of the login shell, before what a command prints.
+    """
 
     def __init__(self, folder: Path, portal: BlockingPortal) -> None:
         self.folder: Final = folder
         self.connections = 0
+        self.greeting = ""
         self._portal: Final = portal
         self._programs: Final = folder / "bin"
         self._server: asyncssh.SSHAcceptor | None = None
@@ -145,7 +151,7 @@ class Cluster:
         )
         self._running.append(local)
         output, errors = await local.communicate(await process.stdin.read())
-        process.stdout.write(output)
+        process.stdout.write(self.greeting.encode() + output)
         process.stderr.write(errors)
         process.exit(local.returncode or 0)
 

@@ -181,4 +181,9 @@ async def test_key_files_of_the_task_and_of_the_service_serve_as_well(cluster: C
 async def test_key_file_that_is_not_there_is_named(cluster: Cluster) -> None:
     async with opened(cluster) as made:
         with pytest.raises(PermanentError, match="/none/key"):
-            await say(made, address=Address("cluster", client_keys=("/none/key",)))
+            await say(made, address=Address("cluster", client_keys=("/none/key",)), key="")
+
+
+async def test_key_file_of_another_machine_matters_not_where_there_is_a_secret(cluster: Cluster) -> None:
+    async with opened(cluster) as made:
+        assert await say(made, "secret's", Address("cluster", client_keys=("~/.ssh/none-here",))) == "secret's"

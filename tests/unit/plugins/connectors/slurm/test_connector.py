@@ -87,6 +87,13 @@ async def test_nothing_of_a_script_is_left_on_the_login_node(cluster: Cluster, c
     assert stat.S_IMODE(notes.stat().st_mode) == 0o700
 
 
+async def test_login_shell_may_greet(cluster: Cluster, connector: SlurmConnector) -> None:
+    cluster.greeting = "Welcome to JobState=COMPLETED!\n17\n"
+    meta = await connector.create(script_task("exit 4"))
+    assert meta.job_id == "1"
+    assert (await to_the_end(connector, meta)).phase is RemotePhase.FAILED
+
+
 class TestOneJobForOneLaunch:
     async def test_after_the_controller_forgot_it(self, cluster: Cluster, connector: SlurmConnector) -> None:
         meta = await connector.create(script_task("echo"))
