@@ -29,7 +29,7 @@ from propfan.pluginmachinery.connector import (
 from propfan.pluginmachinery.errors import DecodeError, PermanentError
 from propfan.pluginmachinery.phases import LinkType, TaskLog
 from propfan.plugins.connectors.http_answers import checked
-from propfan.plugins.connectors.snowflake.accounts import PASSPHRASE, PRIVATE_KEY, Account, SnowflakeConfig
+from propfan.plugins.connectors.snowflake.accounts import PASSPHRASE, PRIVATE_KEY, Account, SnowflakeConfig, Tokens
 from propfan.plugins.connectors.snowflake.statements import Submission
 
 _REQUESTS: Final = uuid.UUID("6a3a2d1e-5c0b-4b1e-9a63-0a7a2b1f4c55")
@@ -88,6 +88,7 @@ class SnowflakeConnector(AsyncConnector[SnowflakeMeta]):
     def __init__(self, setup: ConnectorSetup) -> None:
         super().__init__(setup)
         self._config = setup.section("snowflake", SnowflakeConfig)
+        self._tokens = Tokens()
 
     async def create(self, task: TaskRequest) -> SnowflakeMeta:
         wanted = Submission.of(task, self._config)
@@ -172,7 +173,8 @@ class SnowflakeConnector(AsyncConnector[SnowflakeMeta]):
             TransientError: no answer.
         """
         private_key = await self.get_secret(PRIVATE_KEY, connection)
-        token = account.token(private_key, await self._passphrase(connection), self.setup.now())
+        passphrase = await self._passphrase(connection)
+        token = await self._tokens.of(account, private_key, passphrase, self.setup.now())
         headers = {
             "Authorization": f"Bearer {token}",
             "X-Snowflake-Authorization-Token-Type": "KEYPAIR_JWT",

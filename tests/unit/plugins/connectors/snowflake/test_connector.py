@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from datetime import datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta, timezone
 from typing import Any
 
 import msgspec
@@ -243,6 +243,19 @@ async def test_a_task_with_its_own_key_uses_it() -> None:
         assert (await ended(setup, query("select 1", secrets=secrets))).phase == RemotePhase.SUCCEEDED
         with pytest.raises(PermanentError, match="set the secret 'snowflake_private_key_passphrase'"):
             await ended(setup, query("select 1", secrets={SECRET: own}))
+
+
+async def test_a_token_is_used_until_it_is_nearly_over() -> None:
+    now = datetime.now(UTC)
+    async with served() as (_, setup):
+        connector = SnowflakeConnector(msgspec.structs.replace(setup, now=lambda: now))
+        account = Account.at("org-acct", "me", SnowflakeConfig())
+        tokens = []
+        for minutes in (0, 7, 9, 9):
+            now += timedelta(minutes=minutes)
+            tokens.append(await connector._tokens.of(account, service_key(), "", now))
+    assert [token == tokens[0] for token in tokens] == [True, True, False, False]
+    assert len(set(tokens)) == 3
 
 
 async def test_a_key_without_its_frame_is_read() -> None:
