@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib import import_module
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
+import anyio.to_thread
 import msgspec
 from msgspec import Meta
 
@@ -158,16 +160,17 @@ class Accounts:
         Raises:
             PermanentError: there is no key, or it can not be one; the secret is named.
         """
-        from openai import AsyncOpenAI, DefaultAsyncHttpxClient
-
         name, key = await self._key(connection, secret)
         if not key or not key.isascii() or not key.isprintable() or " " in key:
             problem = "is empty, or has characters that no key has"
             raise PermanentError(NOT_ALLOWED, f"openai: the secret {name} is no key: it {problem}")
         if self._pool is None:
-            self._pool = DefaultAsyncHttpxClient(
-                timeout=self.config.timeout_s, event_hooks={"response": [self._check_kind]}
-            )
+            await anyio.to_thread.run_sync(_import_library)  # takes seconds, in which others want to be answered
+        from openai import AsyncOpenAI, DefaultAsyncHttpxClient
+
+        if self._pool is None:  # still
+            hooks = {"response": [self._check_kind]}
+            self._pool = DefaultAsyncHttpxClient(timeout=self.config.timeout_s, event_hooks=hooks)
         client = AsyncOpenAI(
             api_key=key,
             organization=organization or None,
@@ -215,3 +218,9 @@ class Accounts:
     async def close(self) -> None:
         if self._pool is not None:
             await self._pool.aclose()
+
+
+def _import_library() -> None:
+    """With what it would otherwise import at the first call of each kind."""
+    for name in ("chat.completions", "batches", "files"):
+        import_module(f"openai.resources.{name}")
