@@ -30,6 +30,9 @@ _INTERNAL: Final[Sequence[tuple[str, str]]] = (
 )
 """Never what a task means: as the vendors document them."""
 
+_INTERNAL_NAMES: Final = ("metadata.google.internal", "metadata.goog", "instance-data", "instance-data.ec2.internal")
+"""What metadata services are called; told from addresses where those are known."""
+
 _NAT64: Final = IPv6Network("64:ff9b::/96")
 """IPv4 addresses in its last 32 bits (RFC 6052)."""
 
@@ -68,10 +71,14 @@ class HostConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename
                 return f"host {shown} is refused by {section}.deny"
             if self.allow and not (allow.names(host) or allow.contains(address)):
                 return f"host {shown} is not in {section}.allow"
-            if address is None or allow.contains(address):
+            if allow.contains(address):
                 return ""
-            if address.is_loopback and not self.allow_loopback:
+            is_local = _is_localhost(host) if address is None else address.is_loopback
+            if is_local and not self.allow_loopback:
                 return f"host {shown} is the machine that the connector runs on: {section}.allow-loopback is not set"
+            if address is None:
+                is_internal = host.rstrip(".") in _INTERNAL_NAMES
+                return f"host {shown} is a metadata service, and a proxy is asked for it" if is_internal else ""
             for network, what in _FORBIDDEN:
                 if address in network:
                     return f"host {shown} is {what}; {section}.allow does not have the address"
@@ -122,6 +129,11 @@ class HostPattern(msgspec.Struct, frozen=True):
 
 
 _FORBIDDEN: Final = tuple((ip_network(network), what) for network, what in _INTERNAL)
+
+
+def _is_localhost(host: str) -> bool:
+    """RFC 6761, 6.3."""
+    return ("." + host.rstrip(".")).endswith(".localhost")
 
 
 def _meant(address: Address) -> Address:

@@ -2,24 +2,30 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import anyio
 import anyio.to_thread
 import pytest
 from aiohttp import web
 
+from propfan.engine import Submission
 from propfan.engine.connector_service import server
 from propfan.engine.connector_service.config import ConnectorServiceConfig
+from propfan.engine.task_state import Outcome
 from propfan.pluginmachinery.connector.registry import ConnectorOffer, Offers
+from propfan.pluginmachinery.testing import literal_map
 from propfan.plugins.connectors.sensor.connector import SensorConnector
 from propfan.plugins.connectors.webhook.connector import WebhookConnector
 from tests.peers import environments, flytekit_environment
+from tests.peers.connector_peers import engine_with
 from tests.peers.flytekit_environment import REPOSITORY
-from tests.peers.test_connector_engine_flytekit import REQUIREMENTS
+from tests.peers.test_connector_engine_flytekit import PROGRAM, REQUIREMENTS
 from tests.unit.plugins.connectors.receivers import Received, Receiver, receiving
 
 pytestmark = [pytest.mark.peer, pytest.mark.anyio]
@@ -100,3 +106,24 @@ async def test_sensors_of_a_user_run_where_their_module_is_named(tmp_path: Path)
     assert found["files"] >= 3
     assert found["is_sensor"]
     assert "name the module in connectors.sensor.modules" in found["unnamed"]
+
+
+async def test_an_engine_runs_flytekits_templates_by_the_service(with_httpx: Path, tmp_path: Path) -> None:
+    offers = [ConnectorOffer(kind, "", kind.__name__) for kind in (WebhookConnector, SensorConnector)]
+    made = tmp_path / "templates.json"
+    async with receiving(Receiver(answer)) as receiver:
+        command = [str(with_httpx), "-W", "ignore", str(PROGRAM), receiver.url, str(made)]
+        await anyio.to_thread.run_sync(lambda: subprocess.run(command, check=True, capture_output=True, timeout=300))
+        templates = {name: base64.b64decode(content) for name, content in json.loads(made.read_text()).items()}
+        async with server.opened(CONFIG, {}, Offers(offers, [])) as service:
+            port = int(service.address.rpartition(":")[2])
+            async with engine_with(port, tmp_path / "engine") as engine:
+                with anyio.fail_after(60):
+                    hook = await engine.submit(Submission(template=templates["webhook"]))
+                    path = literal_map(path=str(tmp_path / "ready")).SerializeToString()
+                    sensor = await engine.submit(Submission(template=templates["sensor"], inputs=path))
+                    hooked = await engine.wait(hook)
+                    (tmp_path / "ready").touch()
+                    sensed = await engine.wait(sensor)
+    assert (hooked.outcome, sensed.outcome) == (Outcome.COMPLETED, Outcome.COMPLETED)
+    assert receiver.last.json() == {"answer": 42}

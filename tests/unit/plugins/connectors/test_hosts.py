@@ -87,3 +87,12 @@ def test_an_address_that_is_allowed_by_itself_is_asked_though_it_is_link_local()
 def test_an_entry_that_is_no_host_is_refused(entry: str) -> None:
     with pytest.raises(ConfigError, match=r"connectors\.x\.hosts\.deny: '.*' is no host"):
         refusal("example.com", None, deny=[entry])
+
+
+@pytest.mark.parametrize(
+    "host", ["localhost", "localhost.", "me.localhost", "metadata.google.internal", "instance-data."]
+)
+def test_names_that_mean_such_addresses_are_refused_where_a_proxy_looks_them_up(host: str) -> None:
+    assert refusal(host)
+    assert refusal("notlocalhost") == ""
+    assert refusal("localhost", allow_loopback=True) == ""
