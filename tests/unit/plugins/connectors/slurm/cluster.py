@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import os
 import signal
-import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
@@ -20,6 +18,8 @@ from flyteidl2.core import tasks_pb2
 from propfan.pluginmachinery.connector import ConnectorSetup, TaskRequest
 from propfan.pluginmachinery.testing import task_template
 from propfan.pluginmachinery.testing.connector_fakes import connector_setup, connector_task
+from tests.unit.plugins.connectors.slurm import fake_slurm
+from tests.unit.plugins.connectors.slurm.fake_slurm import FakeSlurm
 
 SECRET: Final = "FLYTE_SLURM_PRIVATE_KEY"
 DROP: Final = "lose-the-connection"
@@ -50,14 +50,9 @@ class Cluster:
         self._open: Final[list[asyncssh.SSHServerConnection]] = []
         self._running: Final[list[asyncio.subprocess.Process]] = []
         self.port = 0
-        self._programs.mkdir()
-        for name in ("sbatch", "squeue", "scontrol", "scancel", "sacct"):
-            self.install(name)
-
-    def install(self, name: str) -> None:
-        program = self._programs / name
-        program.write_text(f"#!/bin/sh\nexec {sys.executable} -I -S -c '{_LOADER}' {name} \"$@\"\n")
-        program.chmod(0o755)
+        self.slurm: Final = FakeSlurm(folder)
+        self._slurm: Final = portal.call(self.slurm.serve)
+        fake_slurm.install(self._programs, self._slurm[1])
 
     def uninstall(self, name: str) -> None:
         """As the shell says it; the machine of the tests may have the real one."""
@@ -82,22 +77,9 @@ class Cluster:
         known = {"known-hosts": str(self.folder / "known_hosts"), "ssh-config": str(self.folder / "ssh_config")}
         return {**known, "folder": str(self.folder / "notes"), **{k.replace("_", "-"): v for k, v in slurm.items()}}
 
-    def jobs(self) -> Sequence[dict[str, Any]]:
-        return [json.loads(path.read_text()) for path in sorted(self.folder.glob("*.job"))]
-
-    def change_job(self, number: str = "1", **values: Any) -> None:
-        path = self.folder / f"{number}.job"
-        path.write_text(json.dumps({**json.loads(path.read_text()), **values}))
-
-    def calls(self, program: str) -> Sequence[Sequence[str]]:
-        lines = (self.folder / "calls").read_text().splitlines() if (self.folder / "calls").exists() else []
-        return [call[1:] for call in map(json.loads, lines) if call[0] == program]
-
-    def break_program(self, program: str, stderr: str, status: int = 1) -> None:
-        (self.folder / f"{program}.fault").write_text(json.dumps({"stderr": stderr, "status": status}))
-
-    def mend_program(self, program: str) -> None:
-        (self.folder / f"{program}.fault").unlink()
+    async def close(self) -> None:
+        self._slurm[0].close()
+        await self._slurm[0].wait_closed()
 
     async def _listen(self) -> None:
         self._server = await asyncssh.listen(
@@ -136,7 +118,6 @@ class Cluster:
         environment = {
             "PATH": f"{self._programs}:{os.environ['PATH']}",
             "HOME": str(self.folder),
-            "FAKE_SLURM": str(self.folder),
         }
         local = await asyncio.create_subprocess_exec(
             "/bin/sh",
@@ -165,12 +146,6 @@ class _Watch(asyncssh.SSHServer):
         self._cluster._open.append(conn)
 
 
-_LOADER: Final = (
-    f'import sys; sys.path.insert(0, "{Path(__file__).parent}"); import programs; '
-    "sys.exit(programs.main(sys.argv[1], sys.argv[2:]))"
-)
-
-
 @contextmanager
 def running(folder: Path) -> Iterator[Cluster]:
     with start_blocking_portal("asyncio") as portal:
@@ -180,6 +155,7 @@ def running(folder: Path) -> Iterator[Cluster]:
             yield cluster
         finally:
             cluster.stop()
+            portal.call(cluster.close)
 
 
 def script_task(script: str | None = None, *, run: str = "r1", **custom: Any) -> TaskRequest:

@@ -18,6 +18,7 @@ from propfan.pluginmachinery.testing.fakes import InMemoryStore
 from propfan.plugins.connectors.slurm.connections import Address
 from propfan.plugins.connectors.slurm.connector import SlurmConnector, SlurmMeta
 from tests.unit.plugins.connectors.slurm.cluster import KEY, SECRET, Cluster, script_task
+from tests.unit.plugins.connectors.slurm.fake_slurm import Told
 
 pytestmark = pytest.mark.anyio
 
@@ -54,9 +55,9 @@ async def test_no_shell_looks_into_options_and_arguments(cluster: Cluster, conne
     task = script_task('#!/bin/bash\nprintf "%s\\n" "$@"', batch_script_args=hostile, sbatch_config=config)
     meta = await connector.create(task)
     assert (await to_the_end(connector, meta)).phase is RemotePhase.SUCCEEDED
-    (job,) = cluster.jobs()
-    assert job["arguments"] == hostile
-    assert job["comment"] == f"x'; touch pwned; ' propfan:{meta.name}"
+    (job,) = cluster.slurm.jobs
+    assert job.arguments == hostile
+    assert job.comment == f"x'; touch pwned; ' propfan:{meta.name}"
     assert not (cluster.folder / "pwned").exists()
     assert await lines(connector, meta, LogsQuery()) == (hostile, "")
 
@@ -67,14 +68,14 @@ async def test_script_of_the_cluster_is_submitted_as_it_is(cluster: Cluster, con
         task = script_task(batch_script_path=path, batch_script_args=["x"], run=f"r{len(path)}")
         meta = await connector.create(task)
         assert (await to_the_end(connector, meta)).phase is RemotePhase.SUCCEEDED
-    assert [call[-2:] for call in cluster.calls("sbatch")] == [[str(cluster.folder / "my job.sh"), "x"]] * 2
+    assert [call[-2:] for call in cluster.slurm.called("sbatch")] == [[str(cluster.folder / "my job.sh"), "x"]] * 2
 
 
 async def test_job_bears_the_launch_or_the_name_that_the_user_gave(cluster: Cluster, connector: SlurmConnector) -> None:
     plain = await connector.create(script_task("echo"))
     named = await connector.create(script_task("echo", run="r2", sbatch_config={"job-name": "train it"}))
-    assert [job["name"] for job in cluster.jobs()] == [plain.name, "train it"]
-    assert cluster.jobs()[1]["comment"] == f"propfan:{named.name}"
+    assert [job.name for job in cluster.slurm.jobs] == [plain.name, "train it"]
+    assert cluster.slurm.jobs[1].comment == f"propfan:{named.name}"
 
 
 async def test_nothing_of_a_script_is_left_on_the_login_node(cluster: Cluster, connector: SlurmConnector) -> None:
@@ -97,15 +98,15 @@ async def test_login_shell_may_greet(cluster: Cluster, connector: SlurmConnector
 class TestOneJobForOneLaunch:
     async def test_after_the_controller_forgot_it(self, cluster: Cluster, connector: SlurmConnector) -> None:
         meta = await connector.create(script_task("echo"))
-        cluster.change_job(gone=True)
+        cluster.slurm.jobs[0].is_gone = True
         assert await connector.create(script_task("echo")) == meta
-        assert len(cluster.jobs()) == 1
+        assert len(cluster.slurm.jobs) == 1
 
     async def test_after_the_record_was_lost(self, cluster: Cluster, connector: SlurmConnector) -> None:
         meta = await connector.create(script_task("echo"))
         (cluster.folder / "notes" / f"{meta.name}.job").unlink()
         assert await connector.create(script_task("echo")) == meta
-        assert len(cluster.jobs()) == 1
+        assert len(cluster.slurm.jobs) == 1
 
     async def test_another_one_of_the_same_name_is_not_taken_for_it(
         self, cluster: Cluster, connector: SlurmConnector
@@ -124,7 +125,7 @@ class TestOneJobForOneLaunch:
         async with anyio.create_task_group() as group:
             for _ in range(5):
                 group.start_soon(create)
-        assert len(cluster.jobs()) == 1
+        assert len(cluster.slurm.jobs) == 1
         assert made == [made[0]] * 5
 
 
@@ -140,7 +141,7 @@ class TestFailures:
     async def test_errors_of_their_own_file_are_told_too(self, cluster: Cluster, connector: SlurmConnector) -> None:
         meta = await connector.create(script_task("echo out; exit 1"))
         (cluster.folder / "err").write_text("what went wrong\n")
-        cluster.change_job(stderr=str(cluster.folder / "err"))
+        cluster.slurm.jobs[0].stderr = str(cluster.folder / "err")
         resource = await to_the_end(connector, meta)
         assert resource.message.endswith(f"ends with:\nout\n{cluster.folder / 'err'} ends with:\nwhat went wrong")
 
@@ -150,7 +151,9 @@ class TestFailures:
     ) -> None:
         os.mkfifo(cluster.folder / "fifo")
         meta = await connector.create(script_task("exit 1"))
-        cluster.change_job(state="FAILED", exit="1:0", stdout=str(cluster.folder / name))
+        cluster.slurm.jobs[0].state = "FAILED"
+        cluster.slurm.jobs[0].exit = "1:0"
+        cluster.slurm.jobs[0].stdout = str(cluster.folder / name)
         resource = await connector.get(meta, JOB)
         assert resource.message.endswith("FAILED, exit code 1")
 
@@ -168,20 +171,21 @@ class TestFailures:
         self, cluster: Cluster, connector: SlurmConnector, state: str, phase: RemotePhase
     ) -> None:
         meta = await connector.create(script_task("echo"))
-        cluster.change_job(state=state)
+        cluster.slurm.jobs[0].state = state
         resource = await connector.get(meta, JOB)
         assert resource.phase is phase
         assert state in resource.message
 
     async def test_state_of_a_later_version_is_named(self, cluster: Cluster, connector: SlurmConnector) -> None:
         meta = await connector.create(script_task("echo"))
-        cluster.change_job(state="DANCING")
+        cluster.slurm.jobs[0].state = "DANCING"
         with pytest.raises(DecodeError, match="DANCING"):
             await connector.get(meta, JOB)
 
     async def test_reason_is_told_while_it_waits(self, cluster: Cluster, connector: SlurmConnector) -> None:
         meta = await connector.create(script_task("echo"))
-        cluster.change_job(state="PENDING", reason="ReqNodeNotAvail,_UnavailableNodes:n7")
+        cluster.slurm.jobs[0].state = "PENDING"
+        cluster.slurm.jobs[0].reason = "ReqNodeNotAvail,_UnavailableNodes:n7"
         resource = await connector.get(meta, JOB)
         assert resource.phase is RemotePhase.WAITING_FOR_RESOURCES
         assert "PENDING (ReqNodeNotAvail,_UnavailableNodes:n7)" in resource.message
@@ -196,8 +200,8 @@ class TestForgottenJobs:
     async def test_accounting_tells_how_they_ended(self, cluster: Cluster, connector: SlurmConnector) -> None:
         meta = await connector.create(script_task("exit 5"))
         await to_the_end(connector, meta)
-        cluster.change_job(gone=True)
-        (cluster.folder / "accounting").touch()
+        cluster.slurm.jobs[0].is_gone = True
+        cluster.slurm.has_accounting = True
         resource = await connector.get(meta, JOB)
         assert resource.phase is RemotePhase.FAILED
         assert "FAILED, exit code 5" in resource.message
@@ -205,7 +209,7 @@ class TestForgottenJobs:
     async def test_without_accounting_the_end_is_not_known(self, cluster: Cluster, connector: SlurmConnector) -> None:
         meta = await connector.create(script_task("echo it was so"))
         await to_the_end(connector, meta)
-        cluster.change_job(gone=True)
+        cluster.slurm.jobs[0].is_gone = True
         resource = await connector.get(meta, JOB)
         assert resource.phase is RemotePhase.FAILED
         assert "AccountingStorageType" in resource.message
@@ -217,7 +221,7 @@ class TestForgottenJobs:
         connector = SlurmConnector(msgspec.structs.replace(cluster.setup(), store=store))
         try:
             meta = await connector.create(function_task())
-            cluster.change_job(gone=True)
+            cluster.slurm.jobs[0].is_gone = True
             assert (await connector.get(meta, JOB)).phase is RemotePhase.FAILED
             await store.put(f"{PREFIX}/outputs.pb", b"")
             assert (await connector.get(meta, JOB)).phase is RemotePhase.SUCCEEDED
@@ -242,7 +246,8 @@ async def test_error_that_a_function_left_is_its_message(cluster: Cluster, ends_
     connector = SlurmConnector(msgspec.structs.replace(cluster.setup(), store=store))
     try:
         meta = await connector.create(function_task())
-        cluster.change_job(state="FAILED" if ends_with else "COMPLETED", exit=f"{ends_with}:0")
+        cluster.slurm.jobs[0].state = "FAILED" if ends_with else "COMPLETED"
+        cluster.slurm.jobs[0].exit = f"{ends_with}:0"
         resource = await connector.get(meta, JOB)
     finally:
         await connector.close()
@@ -263,12 +268,12 @@ class TestFaults:
     async def test_controller_that_takes_no_job_now_is_asked_later(
         self, cluster: Cluster, connector: SlurmConnector, told: str
     ) -> None:
-        cluster.break_program("sbatch", told)
+        cluster.slurm.faults["sbatch"] = Told("", told, 1)
         with pytest.raises(TransientError) as raised:
             await connector.create(script_task("echo"))
         assert raised.value.retry_after_s > 0
         assert told.splitlines()[0] in str(raised.value)
-        cluster.mend_program("sbatch")
+        cluster.slurm.faults.clear()
         assert (await connector.create(script_task("echo"))).job_id == "1"
 
     async def test_job_that_slurm_refuses_is_refused_in_its_words(self, connector: SlurmConnector) -> None:
@@ -283,18 +288,18 @@ class TestFaults:
     async def test_nothing_is_submitted_while_the_queue_can_not_be_seen(
         self, cluster: Cluster, connector: SlurmConnector
     ) -> None:
-        cluster.break_program("squeue", "slurm_load_jobs error: Unable to contact slurm controller")
+        cluster.slurm.faults["squeue"] = Told("", "slurm_load_jobs error: Unable to contact slurm controller", 1)
         with pytest.raises(TransientError, match="squeue"):
             await connector.create(script_task("echo"))
-        assert not cluster.jobs()
+        assert not cluster.slurm.jobs
 
     @pytest.mark.parametrize("program", ["scontrol", "sacct", "scancel"])
     async def test_controller_that_is_away_is_asked_again(
         self, cluster: Cluster, connector: SlurmConnector, program: str
     ) -> None:
         meta = await connector.create(script_task("echo"))
-        cluster.change_job(gone=program == "sacct")
-        cluster.break_program(program, "error: Unable to contact slurm controller (connect failure)\n")
+        cluster.slurm.jobs[0].is_gone = program == "sacct"
+        cluster.slurm.faults[program] = Told("", "error: Unable to contact slurm controller (connect failure)\n", 1)
         with pytest.raises(TransientError, match=f"{program}.*Unable to contact"):
             await (connector.delete(meta, JOB) if program == "scancel" else connector.get(meta, JOB))
 
@@ -302,7 +307,9 @@ class TestFaults:
         self, cluster: Cluster, connector: SlurmConnector
     ) -> None:
         meta = await connector.create(script_task("echo"))
-        cluster.break_program("scancel", "scancel: error: Kill job error on job id 1: Access/permission denied\n")
+        cluster.slurm.faults["scancel"] = Told(
+            "", "scancel: error: Kill job error on job id 1: Access/permission denied\n", 1
+        )
         with pytest.raises(PermanentError, match="permission denied"):
             await connector.delete(meta, JOB)
 
@@ -313,7 +320,7 @@ class TestFaults:
         for _ in range(2):
             with pytest.raises(BadTaskSpecificationError, match="map task"):
                 await connector.create(task)
-        assert [job["state"] for job in cluster.jobs()] == ["CANCELLED"]
+        assert [job.state for job in cluster.slurm.jobs] == ["CANCELLED"]
 
     async def test_cluster_without_slurm_is_told_with_a_way_out(
         self, cluster: Cluster, connector: SlurmConnector
