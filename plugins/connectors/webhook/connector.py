@@ -25,6 +25,7 @@ from propfan.pluginmachinery.errors import (
     BadTaskSpecificationError,
     ConfigError,
     PermanentError,
+    TaskError,
     TransientError,
     UnansweredError,
 )
@@ -51,6 +52,8 @@ _MIN_HIDDEN_CHARS: Final = 4
 """Shorter secrets would make any text unreadable."""
 
 _MAX_TOLD_CHARS: Final = 1000
+
+_MAYBE_TAKEN: Final = "the receiver may have taken it, so whether it is repeated is left to the task's retries"
 
 _REPLY_S: Final = 0.5
 """Kept of the time that the caller waits, so that it hears that nobody answered and does not have it sent again."""
@@ -95,6 +98,7 @@ class Call(msgspec.Struct, frozen=True):
     """One request, as it goes out.
 
     Attributes:
+        key: By which the receiver knows it again; empty without one of ours.
         shown: What messages call it.
         hidden: Values of secrets, in every writing, that nobody may be told.
     """
@@ -104,11 +108,19 @@ class Call(msgspec.Struct, frozen=True):
     headers: Mapping[str, str]
     body: bytes | None
     timeout_s: float
+    key: str
     shown: str
     hidden: Sequence[str]
 
     def __repr__(self) -> str:
         return f"Call({self.shown})"
+
+    @property
+    def info(self) -> Mapping[str, Any]:
+        return {"idempotency_key": self.key} if self.key else {}
+
+    def info_of(self, response: HttpResponse) -> Mapping[str, Any]:
+        return {"status_code": response.status, **self.info}
 
     def without_secrets(self, text: str) -> str:
         for value in self.hidden:
@@ -141,80 +153,66 @@ class WebhookConnector(SyncConnector):
     async def do(self, task: TaskRequest) -> Resource:
         spec = task.custom(WebhookSpec)
         inputs = task.inputs()
-        call, key = await self._call(task, spec, inputs)
+        try:
+            call = await self._call(task, spec, inputs)
+        except BadTaskSpecificationError as error:
+            raise BadTaskSpecificationError(f"task '{task.template.id.name}' (webhook): {error.message}") from None
         try:
             response = await self._http.request(
                 call.method, str(call.url), headers=call.headers, body=call.body, timeout_s=call.timeout_s
             )
         except UnansweredError as error:
-            told = call.without_secrets(_of_the_request(error.message, call))
+            told = _told(error, call)
             if call.method in _REPEATABLE:
                 raise TransientError(error.code, told) from None
-            problem = f"{told}; the receiver may have taken it, so whether it is repeated is left to the task's retries"
-            return Resource(RemotePhase.RETRYABLE_FAILED, problem)
+            return Resource(RemotePhase.RETRYABLE_FAILED, f"{told}; {_MAYBE_TAKEN}", custom_info=call.info)
         except TransientError as error:
-            told = call.without_secrets(_of_the_request(error.message, call))
-            raise TransientError(error.code, told, error.retry_after_s) from None
+            raise TransientError(error.code, _told(error, call), error.retry_after_s) from None
         except PermanentError as error:
-            raise PermanentError(error.code, call.without_secrets(_of_the_request(error.message, call))) from None
-        custom_info = {"status_code": response.status, **({"idempotency_key": key} if key else {})}
-        if response.is_success:
-            info = self._info(spec, inputs, call, response)
-            message = f"{call.shown}: status {response.status}"
-            return Resource(RemotePhase.SUCCEEDED, message, outputs={"info": info}, custom_info=custom_info)
-        return self._refused(call, response, custom_info)
+            raise PermanentError(error.code, _told(error, call)) from None
+        if not response.is_success:
+            return self._refused(call, response)
+        message = f"{call.shown}: status {response.status}"
+        outputs = {"info": self._info(spec, inputs, call, response)}
+        return Resource(RemotePhase.SUCCEEDED, message, outputs=outputs, custom_info=call.info_of(response))
 
-    async def _call(self, task: TaskRequest, spec: WebhookSpec, inputs: Mapping[str, Any]) -> tuple[Call, str]:
-        """The request, and the key by which its receiver knows it again; empty without one."""
-        subject = f"task '{task.template.id.name}' (webhook)"
+    async def _call(self, task: TaskRequest, spec: WebhookSpec, inputs: Mapping[str, Any]) -> Call:
+        """Raises ``BadTaskSpecificationError`` when nothing can be sent, or a secret may not be."""
         method = spec.method.upper()
         if method not in _METHODS:
-            raise BadTaskSpecificationError(
-                f"{subject}: method '{spec.method}' is none of {', '.join(sorted(_METHODS))}"
-            )
+            raise BadTaskSpecificationError(f"method '{spec.method}' is none of {', '.join(sorted(_METHODS))}")
         names = secret_names([spec.url, spec.headers or {}, spec.data])
-        try:
-            secrets = await self._secrets.values(names, task.connection, self.setup.secrets)
-            url = _url(subject, as_text(filled(spec.url, inputs, secrets)))
-            headers = _headers(subject, filled(spec.headers or {}, inputs, secrets))
-            data = filled(spec.data, inputs, secrets)
-            self._secrets.check(names, (url.raw_host or "").lower(), task.connection)
-        except BadTaskSpecificationError as error:
-            raise BadTaskSpecificationError(
-                error.message if error.message.startswith(subject) else f"{subject}: {error.message}"
-            ) from None
-        body = None
+        secrets = await self._secrets.values(names, task.connection, self.setup.secrets)
+        url = _url(as_text(filled(spec.url, inputs, secrets)))
+        self._secrets.check(names, (url.raw_host or "").lower(), task.connection)
+        headers = _headers(filled(spec.headers or {}, inputs, secrets))
+        data = filled(spec.data, inputs, secrets)
+        body, key = None, ""
         if method in _IN_QUERY:
-            url = _with_query(subject, url, data)
-        elif data is not None or method != "DELETE":
-            body = msgspec.json.encode({} if data is None else data)
-            headers.setdefault("content-type", "application/json")
-        key = "" if method in _IN_QUERY else self._idempotency_key(task)
-        if key:
-            headers.setdefault(self._config.idempotency_header.lower(), key)
-        where = _shown(spec, inputs, names) if spec.show_url else _authority(url)
-        hidden = _writings(secrets.values())
+            url = _with_query(url, data)
+        else:
+            if data is not None or method != "DELETE":
+                body = msgspec.json.encode({} if data is None else data)
+                headers.setdefault("content-type", "application/json")
+            name = self._config.idempotency_header.lower()
+            if name and name not in headers and (key := _unique_name(task)):
+                headers[name] = key
         timeout_s = spec.timeout_sec
         if task.time_left_s is not None:
             timeout_s = min(timeout_s, max(task.time_left_s - _REPLY_S, task.time_left_s / 2))
-        return Call(method, url, headers, body, timeout_s, f"{method} {where}", hidden), key
-
-    def _idempotency_key(self, task: TaskRequest) -> str:
-        if not self._config.idempotency_header:
-            return ""
-        try:
-            return task.unique_name()
-        except BadTaskSpecificationError:  # a run without anything that tells attempts apart
-            return ""
+        where = _shown(spec, inputs, names) if spec.show_url else _authority(url)
+        return Call(
+            method, url, headers, body, timeout_s, key, shown=f"{method} {where}", hidden=_writings(secrets.values())
+        )
 
     def _info(
         self, spec: WebhookSpec, inputs: Mapping[str, Any], call: Call, response: HttpResponse
     ) -> Mapping[str, Any]:
         """The output, with what flytekit's has."""
-        limit = self._config.max_response_bytes
-        text = _text(response, limit)
-        info: dict[str, Any] = {"status_code": response.status, "response_data": call.without_secrets(text)}
-        if len(response.body) > limit:
+        text = call.without_secrets(_text(response))
+        cut = text.encode("utf-8", "replace")[: self._config.max_response_bytes].decode("utf-8", "ignore")
+        info: dict[str, Any] = {"status_code": response.status, "response_data": cut}
+        if len(cut) < len(text):
             info["response_truncated"] = True
         names = secret_names([spec.url, spec.data])
         if spec.show_data:
@@ -224,51 +222,51 @@ class WebhookConnector(SyncConnector):
             info["url"] = _shown(spec, inputs, names)
         return info
 
-    def _refused(self, call: Call, response: HttpResponse, custom_info: Mapping[str, Any]) -> Resource:
+    def _refused(self, call: Call, response: HttpResponse) -> Resource:
         """Raises ``TransientError`` where the same request may be sent once more without harm."""
-        told = call.without_secrets(_text(response, 4 * _MAX_TOLD_CHARS))[:_MAX_TOLD_CHARS]
+        told = call.without_secrets(_text(response))[:_MAX_TOLD_CHARS]
         problem = f"{call.shown}: Webhook failed with status code {response.status}, response: {told}"
         if response.status in _NOT_TAKEN or (response.status >= 500 and call.method in _REPEATABLE):
             raise TransientError("", problem, retry_after_s(response, self.setup))
         if response.status >= 500:
-            problem += "; the receiver may have taken it, so whether it is repeated is left to the task's retries"
-            return Resource(RemotePhase.RETRYABLE_FAILED, problem, custom_info=custom_info)
+            problem = f"{problem}; {_MAYBE_TAKEN}"
+            return Resource(RemotePhase.RETRYABLE_FAILED, problem, custom_info=call.info_of(response))
         if 300 <= response.status < 400:
             problem += "; redirects are not followed: give the URL that the receiver has now"
-        return Resource(RemotePhase.FAILED, problem, custom_info=custom_info)
+        return Resource(RemotePhase.FAILED, problem, custom_info=call.info_of(response))
 
 
-def _url(subject: str, text: str) -> URL:
+def _url(text: str) -> URL:
     """Raises ``BadTaskSpecificationError`` without the text, which may hold a secret."""
     try:
         url = URL(text)
     except (ValueError, UnicodeError):
         url = URL()
     if url.scheme not in ("http", "https") or not url.raw_host:
-        raise BadTaskSpecificationError(f"{subject}: url is no URL with http:// or https:// and a host")
+        raise BadTaskSpecificationError("url is no URL with http:// or https:// and a host")
     return url.with_fragment(None)
 
 
-def _headers(subject: str, headers: Mapping[str, Any]) -> dict[str, str]:
+def _headers(headers: Mapping[str, Any]) -> dict[str, str]:
     """By names in lower case."""
     made = {}
     for name, value in headers.items():
         text = as_text(value)
         if not _TOKEN.fullmatch(name) or name.lower() in _OWN_HEADERS:
-            raise BadTaskSpecificationError(f"{subject}: header '{name[:100]}' can not be set")
+            raise BadTaskSpecificationError(f"header '{name[:100]}' can not be set")
         if not text.isprintable() and not text.replace("\t", "").isprintable():
             problem = "is no single line; inputs and secrets in headers must be without line ends"
-            raise BadTaskSpecificationError(f"{subject}: the value of header '{name}' {problem}")
+            raise BadTaskSpecificationError(f"the value of header '{name}' {problem}")
         made[name.lower()] = text
     return made
 
 
-def _with_query(subject: str, url: URL, data: Any) -> URL:
+def _with_query(url: URL, data: Any) -> URL:
     """``data`` added to what the URL asks for already."""
     if not data:
         return url
     if not isinstance(data, Mapping):
-        raise BadTaskSpecificationError(f"{subject}: data of GET and HEAD becomes the query, so it must be a mapping")
+        raise BadTaskSpecificationError("data of GET and HEAD becomes the query, so it must be a mapping")
     pairs = [
         (name, _in_query(item))
         for name, value in data.items()
@@ -290,8 +288,7 @@ def _in_query(value: Any) -> str:
 
 def _shown(spec: WebhookSpec, inputs: Mapping[str, Any], names: Iterable[str]) -> str:
     """The URL without secrets, also without those that are written into it as user and password."""
-    text = as_text(filled(spec.url, inputs, dict.fromkeys(names, HIDDEN)))
-    return re.sub(r"//[^/?#]*@", "//", text)
+    return _without_credentials(as_text(filled(spec.url, inputs, dict.fromkeys(names, HIDDEN))))
 
 
 def _authority(url: URL) -> str:
@@ -316,17 +313,29 @@ def _writings(secrets: Iterable[str]) -> tuple[str, ...]:
     return tuple(sorted(found, key=len, reverse=True))
 
 
-def _of_the_request(message: str, call: Call) -> str:
+def _told(error: TaskError, call: Call) -> str:
     """What the HTTP client tells, with the URL as it may be shown."""
-    url = re.sub(r"//[^/?#]*@", "//", str(call.url).partition("?")[0])
-    return message.replace(f"{call.method} {url}", call.shown)
+    url = _without_credentials(str(call.url).partition("?")[0])
+    return call.without_secrets(error.message.replace(f"{call.method} {url}", call.shown))
 
 
-def _text(response: HttpResponse, limit_bytes: int) -> str:
+def _without_credentials(url: str) -> str:
+    return re.sub(r"//[^/?#]*@", "//", url)
+
+
+def _unique_name(task: TaskRequest) -> str:
+    """Empty for a run without anything that tells attempts apart."""
+    try:
+        return task.unique_name()
+    except BadTaskSpecificationError:
+        return ""
+
+
+def _text(response: HttpResponse) -> str:
     """The answer in the character set that it names, else in UTF-8; bytes that are none are replaced."""
     named = re.search(r"charset=[\"']?([\w.:-]+)", response.headers.get("content-type", ""), re.IGNORECASE)
     try:
         codec = codecs.lookup(named[1]).name if named else "utf-8"
-        return response.body[:limit_bytes].decode(codec, "replace")
+        return response.body.decode(codec, "replace")
     except (LookupError, ValueError):
-        return response.body[:limit_bytes].decode("utf-8", "replace")
+        return response.text()

@@ -183,7 +183,8 @@ async def test_repeats_carry_one_key_and_attempts_their_own(receiver: Receiver, 
 
 
 async def test_the_key_of_a_task_goes_before_ours(receiver: Receiver, setup: ConnectorSetup) -> None:
-    await connector(setup).do(webhook(receiver.url, headers={"IDEMPOTENCY-KEY": "mine"}))
+    resource = await connector(setup).do(webhook(receiver.url, headers={"IDEMPOTENCY-KEY": "mine"}))
+    assert resource.custom_info == {"status_code": 200}
     assert receiver.last.headers["idempotency-key"] == "mine"
 
 
@@ -260,6 +261,13 @@ async def test_a_long_answer_is_cut(receiver: Receiver, setup: ConnectorSetup) -
     receiver.answer = lambda _: web.Response(text="x" * 1000)
     done = info(await connector(setup, **{"max-response-bytes": 10}).do(webhook(receiver.url)))
     assert done == {"status_code": 200, "response_data": "x" * 10, "response_truncated": True}
+
+
+async def test_a_secret_is_not_told_by_a_cut(receiver: Receiver, setup: ConnectorSetup) -> None:
+    receiver.answer = lambda _: web.Response(text="token s3cret-value and more")
+    task = webhook(receiver.url, headers={"a": "{secrets.token}"}, brought={"token": "s3cret-value"})
+    done = info(await connector(setup, **{"max-response-bytes": 12}).do(task))
+    assert done["response_data"] == "token *** an"
 
 
 async def test_secrets_are_sent_and_never_told(receiver: Receiver, setup: ConnectorSetup) -> None:
