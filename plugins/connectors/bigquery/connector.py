@@ -108,9 +108,10 @@ class BigQueryConnector(AsyncConnector[BigQueryMeta]):
                 "configuration": {"query": query},
             },
         )
-        if answer.status == 409 and jobs.error_of(answer).reason == "duplicate":
-            if not location:  # only the job knows what BigQuery decided
-                answer = await self._ask(account, "GET", self._url(project, job.job_id))
+        if answer.status == 409 and (told := jobs.error_of(answer)).reason == "duplicate":
+            if not location:  # which BigQuery decided by the tables
+                where = _where(jobs.location_in(told.message, job))
+                answer = await self._ask(account, "GET", self._url(project, job.job_id), params=where)
                 job = self._job(answer, f"find job '{project}:{job.job_id}'").job_reference
         else:
             job = self._job(answer, f"submit job '{project}:{job.job_id}'").job_reference
@@ -121,7 +122,7 @@ class BigQueryConnector(AsyncConnector[BigQueryMeta]):
             await self._account(job.connection),
             "GET",
             self._url(meta.project, meta.job),
-            params=_where(meta),
+            params=_where(meta.location),
         )
         if answer.status == 404:
             return Resource(RemotePhase.ABORTED, f"job '{meta.project}:{meta.job}' is gone: deleted, or too old")
@@ -130,7 +131,7 @@ class BigQueryConnector(AsyncConnector[BigQueryMeta]):
 
     async def delete(self, meta: BigQueryMeta, job: JobContext) -> None:
         url = self._url(meta.project, meta.job) + "/cancel"
-        answer = await self._ask(await self._account(job.connection), "POST", url, params=_where(meta))
+        answer = await self._ask(await self._account(job.connection), "POST", url, params=_where(meta.location))
         if answer.status != 404:
             self._checked(answer, f"cancel job '{meta.project}:{meta.job}'")
 
@@ -230,6 +231,6 @@ def _name(custom: Mapping[str, Any], key: str, form: re.Pattern[str]) -> str:
     return value
 
 
-def _where(meta: BigQueryMeta) -> Mapping[str, str]:
+def _where(location: str) -> Mapping[str, str]:
     """BigQuery finds jobs outside of the US and the EU by their location only."""
-    return {"location": meta.location} if meta.location else {}
+    return {"location": location} if location else {}

@@ -6,6 +6,7 @@ https://cloud.google.com/bigquery/docs/error-messages.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 from urllib.parse import quote
@@ -112,6 +113,12 @@ def error_of(response: HttpResponse) -> ErrorProto:
         return ErrorProto(message=response.text())
     first = told.errors[0] if told.errors else ErrorProto()
     return ErrorProto(first.reason, first.location, told.message or first.message)
+
+
+def location_in(message: str, job: JobReference) -> str:
+    """Where a job is that there is already: ``Already Exists: Job project:location.id``; empty if it does not say."""
+    found = re.search(rf"{re.escape(job.project_id)}:([A-Za-z0-9-]+)\.{re.escape(job.job_id)}", message)
+    return found[1] if found is not None else ""
 
 
 def console_link(console: str, job: JobReference) -> TaskLog:

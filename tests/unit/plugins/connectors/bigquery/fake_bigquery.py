@@ -82,7 +82,8 @@ class FakeBigQuery:
         self._keys: Final[dict[str, bytes]] = {}
         self._numbers: Final = itertools.count(1)
         self._database: Final = sqlite3.connect(":memory:")
-        self._database.execute("CREATE TABLE pets (name TEXT, age INTEGER)")
+        self._database.execute("ATTACH ':memory:' AS zoo")
+        self._database.execute("CREATE TABLE zoo.pets (name TEXT, age INTEGER)")
         self._database.executemany("INSERT INTO pets VALUES (?, ?)", [("rex", 3), ("o'malley", 9), ("tom", 5)])
 
     def key(self, account: str = "runner", project: str = "acme", **changes: Any) -> str:

@@ -124,6 +124,7 @@ async def test_job_outside_of_the_multi_regions_is_found_by_its_location() -> No
         connector = BigQueryConnector(setup)
         meta = await connector.create(query("SELECT 1"))
         assert meta.location == "europe-west1"
+        assert await connector.create(query("SELECT 1")) == meta
         assert (await last(connector, meta)).phase == RemotePhase.SUCCEEDED
         task = query("SELECT 1", run="r2", Location="us-east4")
         assert await connector.create(task) == await connector.create(task)
