@@ -12,7 +12,7 @@ from collections import OrderedDict
 from collections.abc import Mapping
 from functools import cache
 from threading import Lock
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import anyio.from_thread
 import msgspec
@@ -26,12 +26,17 @@ from propfan.plugins.connectors.http_answers import NOT_ALLOWED
 if TYPE_CHECKING:
     import boto3
 
+K = TypeVar("K")
+
 ACCESS_KEY_ID: Final = "aws_access_key_id"
 SECRET_ACCESS_KEY: Final = "aws_secret_access_key"  # noqa: S105 - its name
 SESSION_TOKEN: Final = "aws_session_token"  # noqa: S105
 
 MAX_IDENTITIES: Final = 64
 """Of which clients are kept: each task may bring credentials of its own."""
+
+MAX_CLIENTS: Final = 64
+"""Of one identity that are kept: tasks name services and regions."""
 
 _MAX_CONNECTIONS: Final = 50
 """Of one client to its service, as many as the connectors have calls at once."""
@@ -66,7 +71,7 @@ class _Identity:
 
     def __init__(self, session: boto3.Session) -> None:
         self.session: Final = session
-        self.clients: Final[dict[tuple[str, str], Any]] = {}
+        self.clients: Final[OrderedDict[tuple[str, str], Any]] = OrderedDict()
 
 
 class Clients:
@@ -98,12 +103,11 @@ class Clients:
             known = self._identities.get(identity)
             if known is None:
                 known = self._identities[identity] = _Identity(self._session(keys))
-            self._identities.move_to_end(identity)
-            if len(self._identities) > MAX_IDENTITIES:
-                self._identities.popitem(last=False)
+            _use(self._identities, identity, MAX_IDENTITIES)
             client = known.clients.get((service, region))
             if client is None:
                 client = known.clients[service, region] = self._made(known.session, service, region)
+            _use(known.clients, (service, region), MAX_CLIENTS)
         return client
 
     def close(self) -> None:
@@ -201,6 +205,13 @@ class Clients:
             if type(error) is not ValueError:  # a kind of boto3's own, which is told as such
                 raise
             raise PermanentError("", f"aws: no client of '{service}' in region '{region}': {error}") from None
+
+
+def _use(kept: OrderedDict[K, Any], key: K, limit: int) -> None:
+    """Of what is kept, this is the last used; what was used longest ago goes. Who still works with that may go on."""
+    kept.move_to_end(key)
+    if len(kept) > limit:
+        kept.popitem(last=False)
 
 
 def _new_session() -> Any:

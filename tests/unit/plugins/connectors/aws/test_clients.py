@@ -119,6 +119,11 @@ async def test_clients_are_kept_and_bounded(aws: Amazon, monkeypatch: pytest.Mon
     kept.client("athena", "us-east-1", Connection())
     assert kept.client("athena", "us-east-1", own) is not first
     assert "t4sk-s3cret" not in repr(kept.__dict__)
+    monkeypatch.setattr(clients, "MAX_CLIENTS", 2)
+    first = kept.client("athena", "us-east-1", own)
+    for region in ("us-east-2", "eu-west-1"):
+        kept.client("athena", region, own)
+    assert kept.client("athena", "us-east-1", own) is not first
     await connector.close()
 
 

@@ -13,7 +13,7 @@ import yaml
 
 from propfan.pluginmachinery.config import decode_config
 from propfan.plugins.connectors.aws.athena import PrestoQuery
-from propfan.plugins.connectors.aws.clients import MAX_IDENTITIES
+from propfan.plugins.connectors.aws.clients import MAX_CLIENTS, MAX_IDENTITIES
 from propfan.plugins.connectors.aws.config import AthenaConfig, AwsConfig
 from propfan.plugins.connectors.aws.endpoints import PHASES
 from tests.unit.engine.cli.command import propfan
@@ -33,7 +33,7 @@ def test_settings_are_all_there_with_their_defaults() -> None:
     assert decode_config(AwsConfig, printed, "connectors.aws") == AwsConfig()
     assert set(printed) == {field.encode_name for field in msgspec.structs.fields(AwsConfig)}
     assert set(printed["athena"]) == {field.encode_name for field in msgspec.structs.fields(AthenaConfig)}
-    assert f"last {MAX_IDENTITIES} identities" in PAGE
+    assert f"the last {MAX_IDENTITIES} identities are kept, with {MAX_CLIENTS} clients each" in PAGE
 
 
 def test_states_are_all_there() -> None:
