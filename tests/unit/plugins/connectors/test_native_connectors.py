@@ -8,15 +8,27 @@ import subprocess
 import sys
 import tomllib
 from functools import cache
+from importlib import metadata
 from pathlib import Path
 from typing import Any, Final
 
+import anyio
 import pytest
 
+from propfan.engine.connector_service import server
+from propfan.engine.connector_service.config import ConnectorServiceConfig as ServiceConfig
+from propfan.pluginmachinery.config import decode_config
 from propfan.pluginmachinery.connector import Connector
 from propfan.pluginmachinery.connector import registry as registries
 from propfan.pluginmachinery.connector.conformance import check_connector
-from propfan.pluginmachinery.testing import connector_setup
+from propfan.pluginmachinery.registry import Registry
+from propfan.pluginmachinery.testing import FakeSecrets, connector_setup
+from propfan.plugins.connector.config import PATH
+from propfan.plugins.connector.config import ConnectorServiceConfig as EngineSide
+from propfan.plugins.connector.directory import Directory
+from tests.unit.engine.connector_service.rig import until
+
+pytestmark = pytest.mark.anyio
 
 ROOT: Final = Path(__file__).parents[4]
 FOLDERS: Final = sorted(path.parent.name for path in (ROOT / "plugins" / "connectors").glob("*/__init__.py"))
@@ -54,6 +66,14 @@ def made() -> dict[str, list[Connector]]:
     return by_folder
 
 
+def everyone() -> list[Connector]:
+    return [connector for connectors in made().values() for connector in connectors]
+
+
+def task_types() -> set[str]:
+    return {category.name for connector in everyone() for category in connector.categories}
+
+
 def python(program: str, *arguments: str) -> Any:
     """What a program prints as JSON, run in an interpreter of its own."""
     done = subprocess.run([sys.executable, "-c", program, *arguments], capture_output=True, text=True, check=False)
@@ -71,12 +91,37 @@ def test_its_connectors_are_what_connectors_must_be(folder: str) -> None:
 
 def test_no_two_are_for_the_same_tasks() -> None:
     registry = registries.ConnectorRegistry()
-    for connectors in made().values():
-        for connector in connectors:
-            registry.register(connector)
-    types = {category.name for line in registry.list_connectors() for category in line.categories}
-    # Those that plugins of the engine run: a connector service must not take them away.
-    assert types & {"spark", "ray", "dask", "container", "python", "python-task", "raw-container", "sidecar"} == set()
+    for connector in everyone():
+        registry.register(connector)
+
+
+def test_none_is_for_tasks_that_a_plugin_of_the_engine_runs() -> None:
+    plugins = Registry()
+    assert plugins.discover() == ()
+    taken = {task_type for plugin in plugins.describe() for task_type in plugin.task_types}
+    assert {"container", "spark"} <= taken
+    assert taken & task_types() == set()
+
+
+async def test_the_engine_hears_of_all_of_them_from_the_service(monkeypatch: pytest.MonkeyPatch) -> None:
+    installed = metadata.entry_points
+
+    def of_propfan(*, group: str) -> list[metadata.EntryPoint]:
+        return [point for point in installed(group=group) if point.dist is not None and point.dist.name == "propfan"]
+
+    monkeypatch.setattr(metadata, "entry_points", of_propfan)
+    config = ServiceConfig(port=0, metrics_port=0, must_load=True)
+    async with server.opened(config, {}) as service, anyio.create_task_group() as tasks:
+        assert service.refused == []
+        deployment = {"endpoint": service.address, "insecure": True}
+        engine = Directory(decode_config(EngineSide, {"defaultConnector": deployment}, PATH), FakeSecrets())
+        (connector,) = engine.connectors.values()
+        tasks.start_soon(engine.run)
+        await until(lambda: engine.discovered().task_types >= task_types())
+        heard = {(category.name, category.version, category.is_sync) for category in connector.categories or ()}
+        tasks.cancel_scope.cancel()
+    # Flyte 2 has no service for synchronous connectors: they are called as all others.
+    assert heard == {(category.name, category.version, False) for each in everyone() for category in each.categories}
 
 
 @pytest.mark.parametrize("folder", FOLDERS)
