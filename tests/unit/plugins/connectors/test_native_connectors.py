@@ -134,9 +134,9 @@ def test_it_has_a_page_that_names_its_task_types(folder: str) -> None:
 def test_the_table_of_native_connectors_is_complete() -> None:
     """Of docs/connectors.md: page, task types and extra of each folder."""
     text = (ROOT / "docs" / "connectors.md").read_text()
-    rows = re.findall(r"^\| \[[^]]+\]\(connectors/(\w+)\.md\) \| (.*?) \| (.*?) \| .*\|$", text, re.MULTILINE)
+    rows = re.findall(r"^\| \[[^]]+\]\(connectors/(\w+)\.md\) \|(.*?)\|(.*?)\|.*\|$", text, re.MULTILINE)
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
-    told = {folder: (set(re.findall(r"`([^`]+)`", types)), extra.strip("`")) for folder, types, extra in rows}
+    told = {folder: (set(re.findall(r"`([^`]+)`", types)), extra.strip(" `")) for folder, types, extra in rows}
     for folder in FOLDERS:
         types = {category.name for connector in made()[folder] for category in connector.categories}
         assert told[folder] == (types, folder if folder in extras else "")
