@@ -8,7 +8,7 @@ that carries the URI and says what to do about it.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
@@ -273,6 +273,25 @@ class ObjectStore:
         with self._errors(path, location), anyio.fail_after(parts * self._config.timeout_s):
             await obstore.put_async(store, key, file, chunk_size=_PART_BYTES, max_concurrency=2)
         self._proven.add((location.scheme, location.bucket))
+
+    async def names_below(self, path: str) -> Sequence[str]:
+        """Of all objects below a folder, without it; empty when there is none.
+
+        Raises:
+            StorageError: they can not be listed now.
+        """
+        folder = path.rstrip("/")
+        location = Location.parse(folder)
+        if location.scheme == "memory":
+            keys = [known.key for known in self._memory if (known.scheme, known.bucket) == ("memory", location.bucket)]
+            prefix = f"{location.key}/"
+            return sorted(key.removeprefix(prefix) for key in keys if key.startswith(prefix))
+        store, key = self._resolve(folder, location)
+        found = []
+        with self._errors(folder, location), anyio.fail_after(self._config.timeout_s):
+            async for chunk in obstore.list(store, prefix=f"{key}/"):
+                found += [one["path"].removeprefix(f"{key}/") for one in chunk]
+        return sorted(found)
 
     async def size(self, path: str) -> int | None:
         """See ``DataStore.size``. A bucket that does not exist is an error, not a missing object."""

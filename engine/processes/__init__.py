@@ -3,7 +3,8 @@
 ``runtime`` follows the pods of a cluster, ``scheduler`` places them, ``pod_worker`` lives one pod's
 life and ``statuses`` words it as a kubelet does. ``process`` starts, finds and signals containers;
 ``supervisor`` is the program that stands between and keeps their exit codes. ``environment`` makes
-variables and command lines, ``logs`` keeps the output, ``refusals`` knows what can not be done.
+variables and command lines, ``volumes`` folders at their mount paths, by ``mounts``; ``copilots`` finds the containers
+that move data, ``logs`` keeps the output, ``refusals`` knows what can not be done.
 
 A pod here is not isolated: its containers have the machine's files, users, network and programs.
 Requests are reserved on placement; CPU limits are not enforced, and memory limits are by looking,

@@ -15,7 +15,7 @@ import structlog
 
 from propfan._speedups import quantities
 from propfan.engine.cluster import POD, Cluster
-from propfan.engine.processes import environment, logs, statuses
+from propfan.engine.processes import copilots, environment, logs, statuses, volumes
 from propfan.engine.processes.pods import Container, Pod
 from propfan.engine.processes.process import ContainerProcess, Exit, Launch, LaunchError, Nursery, find, unrecorded
 from propfan.engine.processes.refusals import CREATE_CONTAINER_ERROR, RefusedError, refusal_of
@@ -327,13 +327,14 @@ class PodWorker:
             limit_bytes = 0 if limit is None else -(-quantities.nanos(limit) // 10**9)
         except ValueError as error:
             raise RefusedError(f"resources.limits.memory: {limit!r}: {error}") from error
-        return Launch(
+        launch = Launch(
             variables.command_line(container),
             {**variables.whole, **injected},
             container.working_dir or str(work),
             str(log),
             limit_bytes,
         )
+        return await volumes.provide(copilots.own(launch, self._pod, self._dir), self._pod, container, self._dir)
 
     def _log_path(self, container: Container, restart: int) -> Path:
         metadata = self._pod.metadata

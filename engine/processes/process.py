@@ -36,13 +36,22 @@ logger = structlog.get_logger(__name__)
 
 
 class Launch(msgspec.Struct, frozen=True):
-    """What to execute. ``memory_limit_bytes`` 0 is no limit; ``argv[0]`` is looked up in the environment's PATH."""
+    """What to execute.
+
+    Attributes:
+        argv: The first is looked up in the environment's PATH.
+        memory_limit_bytes: 0 is no limit.
+        mounts: By the path that the process sees, a folder.
+        holds_sigterm: It is started with SIGTERM blocked, and takes it when it is ready to.
+    """
 
     argv: Sequence[str]
     environment: Mapping[str, str]
     working_dir: str
     log: str
     memory_limit_bytes: int = 0
+    mounts: Mapping[str, str] = {}
+    holds_sigterm: bool = False
 
 
 class LaunchError(Exception):

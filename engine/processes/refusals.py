@@ -44,7 +44,9 @@ def refusal_of(pod: Pod, container: Container) -> str:
         return "no command specified: a local process has no image that could give an entrypoint"
     if container.working_dir and not Path(container.working_dir).is_absolute():
         return f"workingDir {container.working_dir!r} is not absolute"
-    if container.working_dir and not Path(container.working_dir).is_dir():
+    mounted = tuple(mount.mount_path.rstrip("/") + "/" for mount in container.volume_mounts or ())
+    is_mounted = f"{container.working_dir}/".startswith(mounted)
+    if container.working_dir and not is_mounted and not Path(container.working_dir).is_dir():
         return f"workingDir {container.working_dir!r} is no directory of this machine"
     empty_dirs = {volume.name for volume in pod.spec.volumes or () if volume.empty_dir is not None}
     for mount in container.volume_mounts or ():
@@ -54,8 +56,8 @@ def refusal_of(pod: Pod, container: Container) -> str:
             return f"volume {mount.name!r} at {mount.mount_path}: a local process can be given an emptyDir only"
         if mount.sub_path or mount.sub_path_expr:
             return f"volume {mount.name!r} at {mount.mount_path}: subPath is not provided to local processes"
-        if mount.mount_path.rstrip("/") != SHARED_MEMORY:
-            return f"volume {mount.name!r}: a local process can not have a directory mounted at {mount.mount_path}"
+        if not Path(mount.mount_path).is_absolute() or not mount.mount_path.strip("/") or ".." in mount.mount_path:
+            return f"volume {mount.name!r} at {mount.mount_path!r}: a mount path is absolute, not '/', and has no '..'"
     return ""
 
 

@@ -11,6 +11,7 @@ from typing import Annotated, Final
 import msgspec
 
 from propfan._speedups import quantities
+from propfan.engine.processes.copilots import is_copilot
 from propfan.engine.processes.pods import Pod
 from propfan.pluginmachinery.config import QUANTITY
 from propfan.pluginmachinery.errors import ConfigError
@@ -82,6 +83,8 @@ def effective_requests(pod: Pod) -> Requests:
     sidecars: Counter[str] = Counter()
     peak: Counter[str] = Counter()
     for container in pod.init_containers:
+        if is_copilot(container):  # it moves files before and after, and waits in between
+            continue
         own = _nanos(container.resources.effective_requests)
         if container.is_sidecar:
             sidecars.update(own)

@@ -199,6 +199,7 @@ def supervise(directory: str, channel: int) -> None:
         started = os.path.exists(os.path.join(directory, "process.json"))
         answer(channel, directory, "" if started else "launch.json: no such file")
         return
+    launch["staging"] = os.path.join(directory, "staging")
     try:
         go, problem, child = fork_container(launch)
     except OSError as error:
@@ -275,13 +276,17 @@ def execute(launch: dict[str, Any]) -> str:
         os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
         os.dup2(log, 1)
         os.dup2(log, 2)
+        if launch.get("mounts"):
+            step = "mount"
+            os.makedirs(launch["staging"], exist_ok=True)
+            load_mounts().enter(launch["mounts"], launch["staging"])
         step = f"chdir: {launch['working_dir']}"
         os.chdir(launch["working_dir"])
         with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w", encoding="ascii") as file:
             file.write(OOM_SCORE)
         for ignored in (*_IGNORED, signal.SIGXFSZ):
             signal.signal(ignored, signal.SIG_DFL)
-        signal.pthread_sigmask(signal.SIG_SETMASK, ())
+        signal.pthread_sigmask(signal.SIG_SETMASK, (signal.SIGTERM,) if launch.get("holds_sigterm") else ())
         step = f'exec: "{launch["argv"][0]}"'
         os.execvpe(launch["argv"][0], launch["argv"], launch["environment"])
     except FileNotFoundError as error:
@@ -290,6 +295,18 @@ def execute(launch: dict[str, Any]) -> str:
         return f"{step}: {error.strerror}"
     except (OSError, ValueError) as error:
         return f"{step}: {getattr(error, 'strerror', None) or error}"
+
+
+def load_mounts() -> Any:
+    """The file beside this one, which is no package's here."""
+    import importlib.util
+
+    spec = importlib.util.spec_from_file_location("mounts", os.path.join(os.path.dirname(__file__), "mounts.py"))
+    assert spec is not None
+    assert spec.loader is not None
+    loaded = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(loaded)
+    return loaded
 
 
 def attend(child: int, limit_bytes: int) -> tuple[int, bool]:

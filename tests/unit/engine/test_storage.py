@@ -71,6 +71,16 @@ async def test_a_missing_object_has_no_size_and_can_not_be_read(store: ObjectSto
 
 
 @pytest.mark.anyio
+async def test_what_is_below_a_folder_is_listed(store: ObjectStore, prefix: str) -> None:
+    for name in ("a b", "c/d", "c/e"):
+        await store.put(f"{prefix}/folder/{name}", b"x")
+    await store.put(f"{prefix}/folder-2/f", b"x")
+    assert await store.names_below(f"{prefix}/folder/") == ["a b", "c/d", "c/e"]
+    assert await store.names_below(f"{prefix}/folder/c") == ["d", "e"]
+    assert await store.names_below(f"{prefix}/none") == []
+
+
+@pytest.mark.anyio
 async def test_an_object_over_the_limit_is_not_read(store: ObjectStore, prefix: str) -> None:
     path = f"{prefix}/outputs.pb"
     await store.put(path, b"x" * 100)

@@ -305,9 +305,9 @@ async def test_a_waiting_pod_can_be_deleted(tmp_path: Path) -> None:
             "volume 'v' at /data: a local process can be given an emptyDir only",
         ),
         (
-            {"volumeMounts": [{"name": "v", "mountPath": "/data"}]},
+            {"volumeMounts": [{"name": "v", "mountPath": "/data/../etc"}]},
             {"volumes": [{"name": "v", "emptyDir": {}}]},
-            "can not have a directory mounted at /data",
+            "a mount path is absolute, not '/', and has no '..'",
         ),
         ({"env": [{"name": "A", "valueFrom": {"fileKeyRef": {}}}]}, {}, "valueFrom names no source"),
         ({"env": [{"name": "A", "valueFrom": {"fieldRef": {"fieldPath": "x"}}}]}, {}, "fieldRef: 'x' is not supported"),
