@@ -1,4 +1,5 @@
-# ruff: noqa: PTH - it is loaded for each container that mounts, so it imports little
+# It is loaded for each container that mounts, so it imports little: no pathlib.
+# ruff: noqa: PTH101, PTH102, PTH103, PTH112, PTH115, PTH116, PTH118, PTH120, PTH123, PTH211
 """Folders at paths of one process' own: what a container sees at the paths where its volumes are mounted.
 
 A process that enters gets a mount namespace, and a user namespace around it where it is not the machine's
