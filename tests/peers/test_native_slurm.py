@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import base64
 import os
+import re
 import subprocess
+import sys
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -204,6 +206,23 @@ async def test_unknown_host_key_is_told(cluster: SlurmCluster, tmp_path: Path) -
         await connector.create(script_task("imposter", "true"))
     assert refused.value.code == "HostKeyNotTrusted"
     await connector.close()
+
+
+async def test_command_line_runs_a_task(cluster: SlurmCluster, tmp_path: Path) -> None:
+    (tmp_path / "job.yaml").write_bytes(
+        msgspec.json.encode({"type": "slurm", "id": {"name": "hello"}, "custom": custom("sleep 2; exit 3")})
+    )
+    (tmp_path / "service.yaml").write_bytes(msgspec.json.encode({"connectors": {"slurm": section(cluster)}}))
+    command = [str(Path(sys.executable).with_name("propfan")), "connector", "run", str(tmp_path / "job.yaml")]
+    done = await anyio.run_process(
+        [*command, "-c", str(tmp_path / "service.yaml")],
+        env={**os.environ, f"_FSEC_{SECRET}": cluster.private_key},
+        check=False,
+    )
+    told = (done.stdout + done.stderr).decode()
+    assert done.returncode != 0
+    assert re.search(r"running: Slurm job \d+ \(hello-\w+\): RUNNING on", told), told
+    assert re.search(r"failed: Slurm job \d+ \(hello-\w+\): FAILED, exit code 3", told)
 
 
 class TestService:
