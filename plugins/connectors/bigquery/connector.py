@@ -124,7 +124,7 @@ class BigQueryConnector(AsyncConnector[BigQueryMeta]):
             self._url(meta.project, meta.job),
             params=_where(meta.location),
         )
-        if answer.status == 404:
+        if _is_gone(answer):
             return Resource(RemotePhase.ABORTED, f"job '{meta.project}:{meta.job}' is gone: deleted, or too old")
         found = self._job(answer, f"look at job '{meta.project}:{meta.job}'")
         return jobs.resource_of(found, meta.output, self._config.console)
@@ -132,7 +132,7 @@ class BigQueryConnector(AsyncConnector[BigQueryMeta]):
     async def delete(self, meta: BigQueryMeta, job: JobContext) -> None:
         url = self._url(meta.project, meta.job) + "/cancel"
         answer = await self._ask(await self._account(job.connection), "POST", url, params=_where(meta.location))
-        if answer.status != 404:
+        if not _is_gone(answer):
             self._checked(answer, f"cancel job '{meta.project}:{meta.job}'")
 
     async def _account(self, connection: Connection) -> Account:
@@ -180,6 +180,11 @@ class BigQueryConnector(AsyncConnector[BigQueryMeta]):
             told = f"bigquery: {what}: status {answer.status}: {error}"
             raise TransientError("", told, retry_after_s(answer, self.setup))
         return checked(answer, f"bigquery: {what}", self.setup, str(error))
+
+
+def _is_gone(answer: HttpResponse) -> bool:
+    """A 404 of anybody else, a proxy, says nothing about the job."""
+    return answer.status == 404 and jobs.error_of(answer).reason == "notFound"
 
 
 def _query(task: TaskRequest, custom: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -290,7 +290,7 @@ def _host(instance: str) -> str:
 
 
 def _is_gone(answer: HttpResponse) -> bool:
-    return not answer.is_success and (answer.status == 404 or runs.refusal_of(answer)[0] in runs.NO_SUCH_RUN)
+    return not answer.is_success and runs.refusal_of(answer)[0] in runs.NO_SUCH_RUN
 
 
 def _paths(output_prefix: str) -> IOPaths:

@@ -146,8 +146,8 @@ class _Refusal(msgspec.Struct, frozen=True):
     message: str | None = ""
 
 
-NO_SUCH_RUN: Final = frozenset({"RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"})
-"""Codes of a call whose only argument is the id of a run. The API answers with the second one, and status 400."""
+NO_SUCH_RUN: Final = frozenset({"RESOURCE_DOES_NOT_EXIST", "NOT_FOUND", "INVALID_PARAMETER_VALUE"})
+"""Codes of a call whose only argument is the id of a run. The API answers with the last one, and status 400."""
 
 
 def refusal_of(response: HttpResponse) -> tuple[str, str]:

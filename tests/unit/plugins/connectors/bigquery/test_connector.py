@@ -371,3 +371,13 @@ async def test_service_without_a_key_takes_the_account_of_its_surroundings(
 
 async def test_repr_of_what_a_task_brings_shows_no_values() -> None:
     assert "k3y" not in repr(JobContext(connection=Connection({SECRET: "k3y"})))
+
+
+async def test_answer_of_a_proxy_does_not_mean_that_there_is_no_job() -> None:
+    async with served() as (fake, setup):
+        connector = BigQueryConnector(setup)
+        meta = await connector.create(query("SELECT 1"))
+        for call in (connector.get(meta, JobContext()), connector.delete(meta, JobContext())):
+            fake.refusals.append(RefusalError(404, "", "no such site"))
+            with pytest.raises(BadTaskSpecificationError, match=r"status 404 .*no such site"):
+                await call

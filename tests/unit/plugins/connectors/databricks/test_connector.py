@@ -11,7 +11,7 @@ from flyteidl2.core import execution_pb2
 from propfan.pluginmachinery.connector import Connection, JobContext, RemotePhase, Resource, TaskRequest
 from propfan.pluginmachinery.contexts import DataStore
 from propfan.pluginmachinery.errors import BadTaskSpecificationError, ConfigError, PermanentError, TransientError
-from propfan.pluginmachinery.testing import connector_setup
+from propfan.pluginmachinery.testing import FakeHttp, connector_setup, http_answer
 from propfan.pluginmachinery.testing.builders import NOW
 from propfan.plugins.connectors.databricks.connector import DatabricksConnector, DatabricksMeta
 from tests.unit.plugins.connectors.databricks.fake_databricks import RefusalError, ended
@@ -318,3 +318,38 @@ async def test_output_that_can_not_be_had_costs_nothing_but_itself() -> None:
         resource = await connector.get(meta, JobContext())
     assert resource.phase == RemotePhase.FAILED
     assert resource.message.endswith("see the output")
+
+
+async def test_answer_of_a_proxy_does_not_mean_that_there_is_no_job() -> None:
+    async with served() as (fake, setup):
+        connector = DatabricksConnector(setup)
+        meta = await connector.create(function())
+        for call in (connector.get(meta, JobContext()), connector.delete(meta, JobContext())):
+            fake.refusals.append(RefusalError(404, "", "no such site"))
+            with pytest.raises(BadTaskSpecificationError, match=r"status 404 .*no such site"):
+                await call
+
+
+async def test_workspace_is_asked_over_tls_at_its_own_host() -> None:
+    http = FakeHttp(lambda _: http_answer(json={"run_id": 7}))
+    setup = connector_setup(
+        http=http, secrets={SECRET: "dapi-service"}, sections={"databricks": {"instance": INSTANCE}}
+    )
+    meta = await DatabricksConnector(setup).create(function(databricksInstance=None))
+    task = function(databricksInstance="adb-7.azuredatabricks.net:8443", secrets={"databricks_token": "dapi-task"})
+    await DatabricksConnector(setup).create(task)
+    assert meta.run_id == 7
+    assert [(call.method, call.url, call.headers["Authorization"]) for call in http.calls] == [
+        ("POST", f"https://{INSTANCE}/api/2.1/jobs/runs/submit", "Bearer dapi-service"),
+        ("POST", "https://adb-7.azuredatabricks.net:8443/api/2.1/jobs/runs/submit", "Bearer dapi-task"),
+    ]
+
+
+@pytest.mark.parametrize("instance", ["169.254.169.254", "127.0.0.1", "localhost"])
+async def test_task_has_no_internal_host_asked(instance: str) -> None:
+    async with served(endpoint="") as (_, setup):
+        task = function(databricksInstance=instance, secrets={"databricks_token": "dapi-task"})
+        with pytest.raises(PermanentError, match=instance) as caught:
+            await DatabricksConnector(setup).create(task)
+    assert "connectors.databricks.hosts" in str(caught.value)
+    assert "dapi" not in str(caught.value)
