@@ -28,6 +28,11 @@ OPENAI_URL: Final = "https://api.openai.com/v1"
 QUOTA_USED_UP: Final = "QuotaUsedUp"
 """Code of a task whose account has no money left: unlike other 429s it is no use to wait."""
 
+_CONNECT_S: Final = 10.0
+"""For a connection to be made, which takes long only where nobody is."""
+
+_NO_LIST: Final = frozenset({404, 405, 501})
+
 _NO_MONEY: Final = frozenset({"insufficient_quota", "billing_hard_limit_reached", "billing_not_active"})
 
 
@@ -109,6 +114,18 @@ class Account:
             told = f"openai: {what}: the answer of {self.client.base_url} can not be read: {error}"
             raise TransientError("", self._without_key(told)) from None
 
+    @contextmanager
+    def looking_for(self, what: str) -> Iterator[None]:
+        """As ``asking``, in a list that some services which speak OpenAI's language do not have: then it is empty."""
+        import openai
+
+        with self.asking(f"look for {what}"):
+            try:
+                yield
+            except openai.APIStatusError as error:
+                if error.status_code not in _NO_LIST:
+                    raise
+
     def _status_error(self, error: APIStatusError, what: str) -> Exception:
         """What ``checked`` says of the status, but for keys that are refused and accounts that are used up."""
         response = error.response
@@ -166,17 +183,17 @@ class Accounts:
             raise PermanentError(NOT_ALLOWED, f"openai: the secret {name} is no key: it {problem}")
         if self._pool is None:
             await anyio.to_thread.run_sync(_import_library)  # takes seconds, in which others want to be answered
-        from openai import AsyncOpenAI, DefaultAsyncHttpxClient
+        from openai import AsyncOpenAI, DefaultAsyncHttpxClient, Timeout
 
+        timeout = Timeout(self.config.timeout_s, connect=min(self.config.timeout_s, _CONNECT_S))
         if self._pool is None:  # still
-            hooks = {"response": [self._check_kind]}
-            self._pool = DefaultAsyncHttpxClient(timeout=self.config.timeout_s, event_hooks=hooks)
+            self._pool = DefaultAsyncHttpxClient(timeout=timeout, event_hooks={"response": [self._check_kind]})
         client = AsyncOpenAI(
             api_key=key,
             organization=organization or None,
             project=self.config.project or None,
             base_url=self.base_url,
-            timeout=self.config.timeout_s,
+            timeout=timeout,
             max_retries=0,
             http_client=self._pool,
         )

@@ -100,8 +100,7 @@ class BatchConnector(AsyncConnector[BatchMeta]):
         return await self._creations.join(name, lambda: self._create(account, request, name, organization))
 
     async def _create(self, account: Account, request: dict[str, Any], name: str, organization: str) -> BatchMeta:
-        with account.asking(f"look for the batch of '{name}'"):
-            found = await self._find(account, name)
+        found = await self._find(account, name)
         if found is not None:
             return BatchMeta(found, organization)
         members = dict(request)
@@ -121,12 +120,13 @@ class BatchConnector(AsyncConnector[BatchMeta]):
         left = self._accounts.config.search_batches
         if not left:
             return None
-        async for batch in account.client.batches.list(limit=min(left, _PAGE)):
-            if (batch.metadata or {}).get(NAME_KEY) == name:
-                return batch.id
-            left -= 1
-            if left <= 0:
-                break
+        with account.looking_for(f"the batch of '{name}'"):
+            async for batch in account.client.batches.list(limit=min(left, _PAGE)):
+                if (batch.metadata or {}).get(NAME_KEY) == name:
+                    return batch.id
+                left -= 1
+                if left <= 0:
+                    break
         return None
 
     async def get(self, meta: BatchMeta, job: JobContext) -> Resource:

@@ -129,8 +129,8 @@ class TransferConnector(AsyncConnector[M]):
         return Resource(RemotePhase.RUNNING, "the file is under way")
 
     async def delete(self, meta: M, job: JobContext) -> None:
-        await self.setup.store.put(meta.deletion, b"")
         self._transfers.forget(meta.name)
+        await self.setup.store.put(meta.deletion, b"")
 
     async def close(self) -> None:
         await self._transfers.close()

@@ -53,7 +53,7 @@ class UploadConnector(TransferConnector[UploadMeta]):
         left = self._accounts.config.search_files
         if not left:
             return None
-        with account.asking(f"look for file '{meta.name}.jsonl'"):
+        with account.looking_for(f"file '{meta.name}.jsonl'"):
             async for file in account.client.files.list(purpose="batch", order="desc", limit=min(left, _PAGE)):
                 if file.filename == f"{meta.name}.jsonl" and file.status != "error":
                     return {"result": file.id}

@@ -209,6 +209,23 @@ async def test_an_answer_that_breaks_off_is_no_answer(api: ApiServer, setup: Con
         await case.run(setup)
 
 
+@pytest.mark.parametrize("status", [404, 405, 501])
+@pytest.mark.parametrize("name", ["looking for a batch", "looking for a file"])
+async def test_a_service_without_lists_is_taken_to_have_nothing_yet(
+    api: ApiServer, setup: ConnectorSetup, name: str, status: int
+) -> None:
+    api.faults.append(Fault(CASES[name].request, status))
+    await CASES[name].run(setup)
+    assert api.faults == []
+
+
+async def test_nothing_is_looked_for_where_the_settings_say_so(api: ApiServer, setup: ConnectorSetup) -> None:
+    blind = setup_for(api, store=setup.store, section={"search-batches": 0, "search-files": 0})
+    await CASES["batch"].run(blind)
+    await CASES["upload"].run(blind)
+    assert not {"GET /v1/batches", "GET /v1/files"} & set(api.calls)
+
+
 async def test_a_wrong_setting_is_refused_when_the_connector_is_made(api: ApiServer) -> None:
     for section in ({"timeout-s": 0}, {"base_url": "x"}):
         with pytest.raises(ConfigError, match=r"connectors\.openai"):
