@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from pathlib import Path
 
 import anyio
@@ -35,10 +36,14 @@ pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("quick_looks")]
 CONFIG = ConnectorServiceConfig(port=0, metrics_port=0)
 
 
+def services(api: ApiServer, config: ConnectorServiceConfig = CONFIG) -> AbstractAsyncContextManager[Serving]:
+    environment = {"OPENAI_BASE_URL": api.url, "_FSEC_FLYTE_OPENAI_API_KEY": api_server.KEY}
+    return serving(*connectors, config=config, **environment)
+
+
 @pytest.fixture
 async def service(api: ApiServer) -> AsyncIterator[Serving]:
-    environment = {"OPENAI_BASE_URL": api.url, "_FSEC_FLYTE_OPENAI_API_KEY": api_server.KEY}
-    async with serving(*connectors, config=CONFIG, **environment) as running:
+    async with services(api) as running:
         yield running
 
 
@@ -82,6 +87,27 @@ async def test_requests_in_a_file_become_answers_and_errors_in_files(
     paths = msgspec.msgpack.decode(files["result"].scalar.binary.value)
     assert paths["error_file"] == {"path": f"{status.output_prefix}/error_file.jsonl".removeprefix("file://")}
     assert (api.count("POST /v1/files"), len(api.batches)) == (1, 1)
+
+
+async def test_an_upload_outlives_the_service_that_began_it(api: ApiServer, tmp_path: Path) -> None:
+    requests = anyio.Path(tmp_path / "requests.jsonl")
+    await requests.write_bytes(request_lines(["echo"]))
+    inputs = literals_pb2.LiteralMap(literals={"jsonl_in": blob(requests.as_uri())}).SerializeToString()
+    submission = Submission(template=upload_template().SerializeToString(), inputs=inputs)
+    api.takes_uploads = anyio.Event()
+    async with AsyncExitStack() as stack:
+        async with services(api) as first:
+            engine = await stack.enter_async_context(engine_at(first.service.address, tmp_path / "state"))
+            key = await engine.submit(submission)
+            async with engine.events(key=key) as events:
+                async for _, event in events:
+                    if event.phase.name == "RUNNING":
+                        break
+        api.takes_uploads.set()
+        config = msgspec.structs.replace(CONFIG, port=int(first.service.address.rpartition(":")[2]))
+        await stack.enter_async_context(services(api, config))
+        with anyio.fail_after(60):
+            await outputs_of(engine, await engine.wait(key))
 
 
 async def test_a_chat_is_answered(engine: Engine) -> None:
