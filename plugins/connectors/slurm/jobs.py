@@ -203,15 +203,17 @@ def _record(fields: Mapping[str, str]) -> JobRecord:
         reason="" if reason in _NOTHING else reason,
         exit_code=_number(code),
         exit_signal=_number(number),
-        stdout=_path(fields.get("StdOut", "")),
-        stderr=_path(fields.get("StdErr", "")),
+        stdout=_path(fields.get("StdOut", ""), fields),
+        stderr=_path(fields.get("StdErr", ""), fields),
         values={name: fields[name] for name in _SHOWN if fields.get(name, "") not in _NOTHING},
         is_array="ArrayJobId" in fields,
     )
 
 
-def _path(value: str) -> str:
-    """Only a path that is already known: a pattern such as ``%N`` is filled in when the job starts."""
+def _path(value: str, fields: Mapping[str, str]) -> str:
+    """Only a path that is already known: others of sbatch's patterns (``%N``) are filled in when the job starts."""
+    for pattern, name in (("%j", "JobId"), ("%A", "JobId"), ("%x", "JobName")):  # not all versions do
+        value = value.replace(pattern, fields.get(name, pattern))
     return value if value.startswith("/") and "%" not in value and value != "/dev/null" else ""
 
 

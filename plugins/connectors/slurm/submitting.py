@@ -33,9 +33,13 @@ if command -v flock >/dev/null 2>&1; then
     if [ $? -eq 1 ]; then exit 75; fi
 fi
 cat >"$text" || exit 73
-if [ ! -s "$record" ]; then
+if [ -s "$record" ]; then
+    shown=$(cat "$record")
+else
     found=$(squeue --noheader --states=all --user="$(id -u)" --name="$job_name" --format='%A %k') || {
+        status=$?
         rm -f "$text"
+        if [ $status -eq 127 ]; then exit 127; fi
         exit 69
     }
     id=$(printf '%s\n' "$found" | awk -v mark="$mark" '$NF == mark { print $1; exit }')
@@ -65,20 +69,19 @@ if [ ! -s "$record" ]; then
         id=$(printf '%s\n' "$told" | tail -n 1)
     fi
     id=${id%%;*}
-    { printf '%s\n' "$id"; scontrol show job "$id" 2>/dev/null; } >"$record.new"
-    mv -f "$record.new" "$record"
+    shown=$(printf '%s\n' "$id"; scontrol show job "$id" 2>/dev/null)
+    { printf '%s\n' "$shown" >"$record.new" && mv -f "$record.new" "$record"; } 2>/dev/null
     find "$folder" -type f -mtime +30 -exec rm -f {} + 2>/dev/null
 fi
 rm -f "$text"
-printf '%s\n' propfan:submitted
-cat "$record"
+printf '%s\n' propfan:submitted "$shown"
 """
 """POSIX shell. Arguments: folder, name of the launch, name of the job, mark in its comment, script's path, number
 of options; the options; one word in the script's place; the script's arguments. Standard input: the script's text.
 
 Under a lock it looks for the record of an earlier call, then for a job with the mark, and only then submits. So a
-call that was cut off, also one whose ``sbatch`` is still at it, is found by the next one. The script's text is not
-needed any more once ``sbatch`` has returned.
+call that was cut off, also one whose ``sbatch`` is still at it, is found by the next one. A record that can not be
+written costs nothing but that. The script's text is not needed any more once ``sbatch`` has returned.
 """
 
 _TRANSIENT: Final = (
@@ -92,8 +95,11 @@ _TRANSIENT: Final = (
     "job submit limit",
     "slurmctld is not",
     "backup controller",
+    "i/o error",
+    "munge",
+    "authentication error",
 )
-"""Of what Slurm's programs complain about: the controller is away, or the user has too many jobs waiting.
+"""Of what Slurm's programs complain about: the controller is away or ill, or the user has too many jobs waiting.
 
 Words of ``slurm_strerror`` (20.11 to 24.11)."""
 _THROTTLED_S: Final = 30.0

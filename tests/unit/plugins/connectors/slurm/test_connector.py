@@ -108,6 +108,13 @@ class TestOneJobForOneLaunch:
         assert await connector.create(script_task("echo")) == meta
         assert len(cluster.slurm.jobs) == 1
 
+    async def test_whose_record_can_not_be_written(self, cluster: Cluster, connector: SlurmConnector) -> None:
+        task = script_task("echo")
+        (cluster.folder / "notes" / f"{task.unique_name()}.job.new").mkdir(parents=True)
+        meta = await connector.create(task)
+        assert await connector.create(task) == meta
+        assert len(cluster.slurm.jobs) == 1
+
     async def test_another_one_of_the_same_name_is_not_taken_for_it(
         self, cluster: Cluster, connector: SlurmConnector
     ) -> None:
@@ -329,6 +336,10 @@ class TestFaults:
         cluster.uninstall("scontrol")
         with pytest.raises(PermanentError, match=r"scontrol.*connectors\.slurm\.programs"):
             await connector.get(meta, JOB)
+        for program in ("sbatch", "squeue"):
+            cluster.uninstall(program)
+            with pytest.raises(PermanentError, match=rf"{program}.*connectors\.slurm\.programs"):
+                await connector.create(script_task("echo", run="r2"))
 
     async def test_folder_that_can_not_be_written_is_told(self, cluster: Cluster) -> None:
         (cluster.folder / "file").touch()

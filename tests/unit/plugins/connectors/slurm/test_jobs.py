@@ -159,6 +159,11 @@ def test_paths_that_are_not_known_yet_are_none() -> None:
     assert only(SHOWN.replace("/tmp/my work/slurm-7.out", "/dev/null")).stdout == ""
 
 
+def test_patterns_in_paths_are_filled_in_where_slurm_does_not() -> None:
+    shown = SHOWN.replace("/tmp/my work/slurm-7.out", "/tmp/%x-%j.%A").replace("na JobState=COMPLETED me", "train")
+    assert only(shown).stdout == "/tmp/train-7.7"
+
+
 def test_accounting_tells_state_code_and_nodes() -> None:
     line = "7|train|CANCELLED by 1000|0:15|00:01:00|n[1-2]|main|2026-01-01T00:00:00|2026-01-01T00:01:00\n"
     (record,) = jobs.from_sacct(line)
