@@ -250,3 +250,36 @@ async def test_flytes_function_runs_with_the_token_that_it_names_or_the_services
         status = await by_engine(made.service, flyte2[name], store, n=1)
         assert status.outcome is Outcome.COMPLETED, status.error
         assert {used for _, used in made.databricks.asked} == {token}
+
+
+async def test_fakes_are_what_the_vendors_own_clients_expect() -> None:
+    folder = environments.folder("warehouse-clients", ("google-cloud-bigquery==3.40.0", "databricks-sdk==0.40.0"))
+    async with fake_bigquery.opened() as bigquery, fake_databricks.opened() as databricks:
+        program = [str(folder / "bin" / "python"), "-W", "ignore", str(PROGRAMS / "warehouse_clients.py")]
+        arguments = [bigquery.url, bigquery.key(), databricks.url, "dapi-service"]
+        environ = {"PATH": os.environ["PATH"], "HOME": os.environ["HOME"]}
+        with anyio.fail_after(120):
+            done = await anyio.run_process([*program, *arguments], env=environ, check=False)
+        assert done.returncode == 0, done.stderr.decode()
+    told = json.loads(done.stdout)
+    destination = told["bigquery"].pop("destination")
+    assert destination.startswith("acme._anon.anon")
+    assert told["bigquery"] == {
+        "states": ["PENDING", "PENDING", "RUNNING"],
+        "bytes": 4096,
+        "duplicate": "duplicate",
+        "failed": "invalidQuery",
+        "missing": "notFound",
+        "unknown": "badRequest",
+        "cancelled": "DONE",
+    }
+    first, second = told["databricks"].pop("runs")
+    assert first == second
+    assert told["databricks"] == {
+        "states": ["PENDING", "RUNNING", "TERMINATING", "TERMINATED"],
+        "result": "SUCCESS",
+        "code": "SUCCESS",
+        "page": f"https://dbc-1.cloud.databricks.com/#job/5/run/{first}",
+        "missing": "ResourceDoesNotExist",
+        "wrong": "InvalidParameterValue",
+    }

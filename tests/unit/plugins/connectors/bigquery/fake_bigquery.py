@@ -23,7 +23,8 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 from google.auth import jwt
 
-SCOPE: Final = "https://www.googleapis.com/auth/bigquery"
+SCOPES: Final = {"https://www.googleapis.com/auth/bigquery", "https://www.googleapis.com/auth/cloud-platform"}
+"""``jobs.insert`` asks for one of them."""
 GRANT: Final = "urn:ietf:params:oauth:grant-type:jwt-bearer"
 AUDIENCE: Final = "https://oauth2.googleapis.com/token"
 """Of every assertion, wherever it is sent."""
@@ -120,7 +121,7 @@ class FakeBigQuery:
             issuer = jwt.decode(assertion, verify=False)["iss"]  # type: ignore[no-untyped-call]
             key = {"k1": self._keys[issuer]}
             claims = jwt.decode(assertion, certs=key, audience=AUDIENCE)  # type: ignore[no-untyped-call]
-            assert SCOPE in claims["scope"].split()
+            assert SCOPES & set(claims["scope"].split())
         except (AssertionError, KeyError, ValueError):
             told = {"error": "invalid_grant", "error_description": "Invalid JWT Signature."}
             return web.json_response(told, status=400)
