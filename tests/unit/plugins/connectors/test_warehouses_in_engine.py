@@ -8,8 +8,9 @@ from typing import Any
 
 import anyio
 import pytest
-from flyteidl2.core import types_pb2
+from flyteidl2.core import execution_pb2, types_pb2
 from flyteidl2.task import common_pb2
+from google.protobuf.message import Message
 
 from propfan.engine.connector_service.config import ConnectorServiceConfig
 from propfan.engine.task_state import Outcome
@@ -31,6 +32,7 @@ __all__ = ["quick_looks"]
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("quick_looks")]
 
+ARGUMENTS = ("pyflyte-execute", "--inputs", "{{.input}}", "--output-prefix", "{{.outputPrefix}}")
 CLOUD_FAILURE = ended("FAILED", "CLOUD_FAILURE", "CLOUD_FAILURE", "spot instance lost")
 
 
@@ -82,19 +84,23 @@ async def test_a_query_that_fails_tells_its_user_why() -> None:
     assert "PRIVATE KEY" not in str(status)
 
 
+async def leave(body: Mapping[str, Any], name: str, content: Message) -> None:
+    """As a function that runs on Databricks leaves its files."""
+    parameters = body["tasks"][0]["spark_python_task"]["parameters"]
+    prefix = parameters[parameters.index("--output-prefix") + 1]
+    folder = anyio.Path(prefix.removeprefix("file://"))
+    await folder.mkdir(parents=True, exist_ok=True)
+    await (folder / name).write_bytes(content.SerializeToString())
+
+
 async def test_a_function_on_databricks_leaves_its_outputs_itself(tmp_path: Path) -> None:
     async def work(body: Mapping[str, Any]) -> Mapping[str, Any]:
-        parameters = body["tasks"][0]["spark_python_task"]["parameters"]
-        prefix = parameters[parameters.index("--output-prefix") + 1]
         outputs = common_pb2.Outputs()
         outputs.literals.add(name="o0").value.scalar.primitive.integer = 42
-        path = anyio.Path(prefix.removeprefix("file://"))
-        await path.mkdir(parents=True, exist_ok=True)
-        await (path / "outputs.pb").write_bytes(outputs.SerializeToString())
+        await leave(body, "outputs.pb", outputs)
         return ended()
 
     token = {f"_FSEC_{databricks.SECRET}": "dapi-service"}
-    arguments = ("pyflyte-execute", "--inputs", "{{.input}}", "--output-prefix", "{{.outputPrefix}}")
     async with (
         fake_databricks.opened() as fake,
         serving(DatabricksConnector, config=config_of(databricks_at=fake), **token) as service,
@@ -102,12 +108,31 @@ async def test_a_function_on_databricks_leaves_its_outputs_itself(tmp_path: Path
     ):
         fake.work = work
         with anyio.fail_after(20):
-            key = await submit(engine, databricks.template(arguments=arguments))
+            key = await submit(engine, databricks.template(arguments=ARGUMENTS))
             status = await engine.wait(key)
         links = {log.uri for event in await engine.history(key) for log in event.logs}
     assert (status.phase, status.outcome) == (Phase.SUCCESS, Outcome.COMPLETED), status
     (link,) = links
     assert link.startswith("https://dbc-1.cloud.databricks.com/#job/5/run/")
+
+
+async def test_a_function_that_fails_on_a_cluster_of_others_fails_its_task(tmp_path: Path) -> None:
+    async def work(body: Mapping[str, Any]) -> Mapping[str, Any]:
+        error = execution_pb2.ContainerError(code="ValueError", message="no such colour")
+        await leave(body, "error.pb", execution_pb2.ErrorDocument(error=error))
+        return ended()
+
+    token = {f"_FSEC_{databricks.SECRET}": "dapi-service"}
+    async with (
+        fake_databricks.opened() as fake,
+        serving(DatabricksConnector, config=config_of(databricks_at=fake), **token) as service,
+        engine_at(service.service.address, tmp_path) as engine,
+    ):
+        fake.work = work
+        with anyio.fail_after(20):
+            status = await run(engine, databricks.template({"existing_cluster_id": "c-1"}, arguments=ARGUMENTS))
+    assert status.error is not None
+    assert (status.error.code, status.error.message) == ("ValueError", "no such colour")
 
 
 async def test_a_run_that_lost_its_machines_costs_an_attempt_and_is_another_run() -> None:
