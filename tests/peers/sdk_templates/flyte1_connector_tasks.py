@@ -14,6 +14,7 @@ absent.stand_in(*absent.COMPUTE, *absent.CLIENTS)
 
 from flytekit import Resources, StructuredDataset, kwtypes, task  # noqa: E402
 from flytekit.configuration import Image, ImageConfig, SerializationSettings  # noqa: E402
+from flytekit.extras.sqlite3.task import SQLite3Config, SQLite3Task  # noqa: E402
 from flytekit.extras.webhook import WebhookTask  # noqa: E402
 from flytekit.models.security import Secret  # noqa: E402
 from flytekit.sensor.base_sensor import BaseSensor  # noqa: E402
@@ -275,6 +276,24 @@ def of_queries() -> Iterator[tuple[str, str, Any]]:
             output_structured_dataset_type=StructuredDataset,
         ),
     )
+    package = "flytekit"
+    archive = SQLite3Config("https://files.example.com/chinook.zip", compressed=True)
+    yield (
+        package,
+        "sqlite-default",
+        SQLite3Task("rows", "select count(*) from t", task_config=SQLite3Config("file.db"), output_schema_type=None),
+    )
+    yield (
+        package,
+        "sqlite-full",
+        SQLite3Task(
+            "tracks",
+            "select TrackId, Name from tracks limit {{ .inputs.limit }}",
+            task_config=archive,
+            inputs=kwtypes(limit=int),
+            output_schema_type=FlyteSchema[kwtypes(TrackId=int, Name=str)],
+        ),
+    )
     package = "flytekitplugins-sqlalchemy"
     made = sqlalchemy_plugin
     yield (
@@ -338,6 +357,17 @@ def of_databricks() -> Iterator[tuple[str, str, Any]]:
                 databricks_auth_type="oauth_m2m",
                 databricks_client_id="client",
                 databricks_oauth_secret="databricks-oauth",
+            ),
+        ),
+        (
+            "databricks-federation",
+            spark.DatabricksV2(
+                databricks_conf={"existing_cluster_id": "c-1"},
+                databricks_instance=INSTANCE,
+                databricks_auth_type="oidc_federation",
+                databricks_client_id="client",
+                databricks_oidc_token_file="/var/run/secrets/databricks/token",
+                databricks_oidc_audience="databricks",
             ),
         ),
         (

@@ -5,10 +5,11 @@ from __future__ import annotations
 import inspect
 import json
 import socket
+import sqlite3
 import sys
 import types
 from collections.abc import Iterator, Mapping
-from contextlib import suppress
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any, Final
 
@@ -28,7 +29,7 @@ from propfan.pluginmachinery.connector import (
 )
 from propfan.pluginmachinery.connector import registry as registries
 from propfan.pluginmachinery.connector.values import to_outputs
-from propfan.pluginmachinery.errors import ConnectorNotFoundError, TransientError
+from propfan.pluginmachinery.errors import BadTaskSpecificationError, ConnectorNotFoundError, TransientError
 from propfan.pluginmachinery.testing import connector_setup, connector_task
 from propfan.plugins.connectors.sensor import Look, Sensor
 from tests.peers.sdk_templates.recorded import Recorded, recorded
@@ -48,6 +49,9 @@ NOT_NATIVE: Final = {
     "sagemaker-transform-job",
 }
 """For connectors that users bring; docs/connectors/aws.md says so."""
+
+REFUSED: Final = {"flyte1-databricks-federation": r"custom\.databricksAuthType is 'oidc_federation'; known here are"}
+"""What a native connector does not do, and how it says so."""
 
 TEMPLATES: Final = [one for one in recorded() if one.message.type not in OPERATORS | NOT_NATIVE]
 
@@ -119,6 +123,8 @@ def setup_ctx(
     (tmp_path / ".ssh").mkdir()
     (tmp_path / ".ssh" / "id_rsa").write_text(secrets["FLYTE_SLURM_PRIVATE_KEY"])
     monkeypatch.chdir(tmp_path)
+    with closing(sqlite3.connect("file.db")) as database:
+        database.execute("create table t (n integer)")
     (tmp_path / "ssh_config").write_text(f"Host *\n  HostName 127.0.0.1\n  Port {nowhere}\n")
     url = f"http://127.0.0.1:{nowhere}"
     return connector_setup(
@@ -184,7 +190,7 @@ async def begin(connector: Connector, task: TaskRequest) -> object:
     return await anyio.to_thread.run_sync(method, task)
 
 
-@pytest.mark.parametrize("one", TEMPLATES, ids=lambda one: one.name)
+@pytest.mark.parametrize("one", [one for one in TEMPLATES if one.name not in REFUSED], ids=lambda one: one.name)
 async def test_a_native_connector_takes_it(
     one: Recorded, setup_ctx: ConnectorSetup, secrets: Mapping[str, str]
 ) -> None:
@@ -196,6 +202,16 @@ async def test_a_native_connector_takes_it(
     finally:
         for each in registry:
             await each.close()
+
+
+@pytest.mark.parametrize("one", [one for one in TEMPLATES if one.name in REFUSED], ids=lambda one: one.name)
+async def test_what_it_does_not_do_is_told(
+    one: Recorded, setup_ctx: ConnectorSetup, secrets: Mapping[str, str]
+) -> None:
+    connector = native_connectors(setup_ctx).get_connector(one.message.type)
+    with pytest.raises(BadTaskSpecificationError, match=REFUSED[one.name]):
+        await begin(connector, task_of(one, secrets))
+    await connector.close()
 
 
 @pytest.mark.parametrize("task_type", sorted(NOT_NATIVE))
