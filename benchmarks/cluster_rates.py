@@ -14,8 +14,8 @@ from typing import Any, Final
 import anyio
 import msgspec
 
-from benchmarks.cluster_loader import READY, Recording, recording
 from benchmarks.cluster_stage import Stage, calls, usage
+from benchmarks.peers.bare_loader import READY
 from propfan.engine.cluster import POD, TASK_ACTION
 from tests.cluster import environments
 from tests.cluster.control_plane import ControlPlane
@@ -30,11 +30,25 @@ SLOWEST_PER_S: Final = 3.0
 
 
 class Told(msgspec.Struct, frozen=True):
-    """What propfan writes for one task."""
+    """What propfan writes for one task.
 
-    recording: Recording
+    Attributes:
+        pod: With ``@RUN@`` where the run is named, without a namespace.
+        running, ended: The two values of the task's status.
+        labels: Of the task at its end.
+    """
+
+    pod: str
+    running: Mapping[str, Any]
+    ended: Mapping[str, Any]
+    labels: Mapping[str, str]
     pod_bytes: int
     task_bytes: int
+
+    def write(self, file: Path, stage: Stage) -> None:
+        """For the contenders, as ``peers/api.py`` reads it."""
+        place = {"kubeconfig": str(stage.cluster.kubeconfig), "namespace": stage.namespace}
+        file.write_bytes(msgspec.json.encode(msgspec.structs.asdict(self) | place))
 
 
 def warm_up(stage: Stage) -> Told:
@@ -54,10 +68,18 @@ async def _warm_up(stage: Stage) -> Told:
             pod = await client.get(POD, stage.namespace, "recorded-a0-0")
     finally:
         replica.stop()
-    made = recording(
-        str(stage.cluster.kubeconfig), "", "recorded", msgspec.json.decode(action.raw), msgspec.json.decode(pod.raw)
+    made, task = msgspec.json.decode(pod.raw), msgspec.json.decode(action.raw)
+    spec = {key: value for key, value in made["spec"].items() if key != "nodeName"}
+    meta = {key: made["metadata"].get(key, {}) for key in ("labels", "annotations")}
+    body = {"apiVersion": "v1", "kind": "Pod", "metadata": {**meta, "name": "@RUN@-a0-0"}, "spec": spec}
+    return Told(
+        msgspec.json.encode(body).decode().replace("recorded", "@RUN@"),
+        {**task["status"], "pluginPhase": "PhaseRunning", "conditions": []},
+        task["status"],
+        task["metadata"]["labels"],
+        len(pod.raw),
+        len(action.raw),
     )
-    return Told(made, len(pod.raw), len(action.raw))
 
 
 def burst(contender: str, stage: Stage, told: Told, tasks: int) -> Mapping[str, Any]:
@@ -102,20 +124,21 @@ def _driver(contender: str, stage: Stage, told: Told) -> Process:
         replica.await_ready()
         return replica.process
     path = stage.folder / "recording.json"
-    path.write_bytes(msgspec.json.encode(msgspec.structs.replace(told.recording, namespace=stage.namespace)))
+    told.write(path, stage)
     log = stage.folder / f"{contender}.log"
     ready = stage.folder / "ready"
     if contender == "loader":
-        command: Sequence[str | Path] = [sys.executable, "-m", "benchmarks.cluster_loader", path]
+        command: Sequence[str | Path] = [sys.executable, "-m", "benchmarks.peers.bare_loader", path]
         process = Process(contender, command, log, env={**os.environ, "PYTHONPATH": str(ROOT)})
         process.start()
         process.await_ready(lambda: READY in log.read_text(), timeout_s=READY_S)
         return process
     home = environments.environment("kopf", KOPF)
-    program = ROOT / "benchmarks" / "cluster_kopf.py"
+    program = ROOT / "benchmarks" / "peers" / "kopf_operator.py"
     command = [home / "bin" / "kopf", "run", "--quiet", "-n", stage.namespace, program]
     variables = {
         "KUBECONFIG": str(stage.cluster.kubeconfig),
+        "PYTHONPATH": str(ROOT),
         "CLUSTER_RECORDING": str(path),
         "CLUSTER_READY": str(ready),
     }

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextvars import ContextVar
 from typing import Any, Final
 
 import msgspec
@@ -15,12 +16,16 @@ from propfan.engine.task_events import EventSink, TaskEvent
 
 logger = structlog.get_logger(__name__)
 
+subject: Final[ContextVar[Mapping[str, object] | None]] = ContextVar("subject", default=None)
+"""What a round is about, in every line that is logged within. One variable, not one for each name: rounds are many."""
+
 
 def configure(serving: ServingSection) -> None:
     """Everything goes to standard error; what libraries log through ``logging`` too, from warnings on."""
     level = logging.getLevelNamesMapping()[serving.log_level.value.upper()]
     shared: list[Any] = [
         structlog.contextvars.merge_contextvars,
+        _with_subject,
         structlog.processors.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True, key="time"),
     ]
@@ -44,6 +49,11 @@ def configure(serving: ServingSection) -> None:
         structlog.stdlib.ProcessorFormatter(processors=[_without_record, *last], foreign_pre_chain=shared)
     )
     logging.basicConfig(handlers=[handler], level=max(level, logging.WARNING), force=True)
+
+
+def _with_subject(_: object, __: str, event: Any) -> Any:
+    names = subject.get()
+    return event if names is None else {**names, **event}
 
 
 def _without_record(_: object, __: str, event: Any) -> Any:

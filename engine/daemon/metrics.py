@@ -126,6 +126,8 @@ class MeteredCluster:
         self._cluster: Final = cluster
         self._metrics: Final = metrics
         self._tracer: Final = tracer
+        self._counts: Final[dict[tuple[int, str], Counter]] = {}
+        self._times: Final[dict[tuple[str, Kind], Histogram]] = {}
 
     async def get(self, kind: Kind, namespace: str, name: str) -> ObservedObject:
         return await self._call("GET", kind, 200, self._cluster.get(kind, namespace, name))
@@ -184,8 +186,20 @@ class MeteredCluster:
             code = error.status
             raise
         finally:
-            self._metrics.requests.labels(str(code), method, self._metrics.host).inc()
-            self._metrics.request_seconds.labels(method, str(kind)).observe(time.perf_counter() - began)
+            self._count(code, method).inc()
+            self._time(method, kind).observe(time.perf_counter() - began)
+
+    def _count(self, code: int, method: str) -> Counter:
+        found = self._counts.get((code, method))
+        if found is None:
+            found = self._counts[code, method] = self._metrics.requests.labels(str(code), method, self._metrics.host)
+        return found
+
+    def _time(self, method: str, kind: Kind) -> Histogram:
+        found = self._times.get((method, kind))
+        if found is None:
+            found = self._times[method, kind] = self._metrics.request_seconds.labels(method, str(kind))
+        return found
 
 
 class MeteredSink:

@@ -6,9 +6,8 @@ import time
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Final
 
-import structlog
-
 from propfan.engine import machine
+from propfan.engine.daemon import logs
 from propfan.engine.daemon.metrics import CONTROLLER, Metrics
 from propfan.engine.daemon.tracing import Tracer
 from propfan.engine.reconcile.live_task import LiveTask
@@ -38,14 +37,15 @@ class SeenRounds(Rounds):
     async def next_event(self, live: LiveTask, now: datetime) -> Event | None:
         identity = live.identity
         began = time.perf_counter()
-        names = structlog.contextvars.bind_contextvars(
-            task=str(live.key), run=identity.run, action=identity.action, attempt=live.state.attempt
-        )
+        names = {
+            "task": str(live.key), "run": identity.run, "action": identity.action, "attempt": live.state.attempt
+        }  # fmt: skip
+        token = logs.subject.set(names)
         try:
             with self._tracer.round(live.key, identity.run, identity.action, machine.goal(live.state).value):
                 event = await super().next_event(live, now)
         finally:
-            structlog.contextvars.reset_contextvars(**names)
+            logs.subject.reset(token)
             self._seconds.observe(time.perf_counter() - began)
         match event:
             case Faulted():

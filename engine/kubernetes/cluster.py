@@ -79,7 +79,7 @@ class KubernetesCluster:
         self._transport: Final = transport
         self._config: Final = config
         self._guard: Final = guard
-        self._validation: Final = config.field_validation.value
+        self._validation: Final = objects.with_query("", {"fieldValidation": config.field_validation.value})
 
     @classmethod
     @asynccontextmanager
@@ -178,7 +178,7 @@ class KubernetesCluster:
 
     async def create(self, kind: Kind, body: bytes) -> ObservedObject:
         namespace, name = objects.place(kind, body)
-        path = objects.with_query(objects.collection(kind, namespace), {"fieldValidation": self._validation})
+        path = objects.collection(kind, namespace) + self._validation
         return await self._object("POST", kind, namespace, name, path, body)
 
     async def patch(
@@ -197,8 +197,7 @@ class KubernetesCluster:
         it, but not with the status of a custom resource.
         """
         body = objects.merge_patch(f"{kind.kind} {namespace}/{name}", patch, resource_version)
-        path = objects.item(kind, namespace, name, subresource)
-        path = objects.with_query(path, {"fieldValidation": self._validation})
+        path = objects.item(kind, namespace, name, subresource) + self._validation
         return await self._object("PATCH", kind, namespace, name, path, body, MERGE_PATCH)
 
     async def replace(
@@ -211,8 +210,7 @@ class KubernetesCluster:
             ConflictError: the body has a resourceVersion or uid, and it is not the present one.
             InvalidError, BadRequestError, TooLargeError: never as it is.
         """
-        path = objects.item(kind, namespace, name, subresource)
-        path = objects.with_query(path, {"fieldValidation": self._validation})
+        path = objects.item(kind, namespace, name, subresource) + self._validation
         return await self._object("PUT", kind, namespace, name, path, body)
 
     async def delete(

@@ -33,6 +33,7 @@ MAX_UNSENT: Final = 64
 """Events a task keeps while the sink is down; of the oldest, those that are not final go first."""
 
 _LINGER_TURNS: Final = 20
+_LINGER_WRITES: Final = 2
 _LONGEST_LINGER: Final = timedelta(seconds=2)
 
 _PENDING: Final = frozenset({Phase.NOT_READY, Phase.QUEUED, Phase.INITIALIZING})
@@ -41,6 +42,7 @@ _PENDING_APART: Final = timedelta(milliseconds=20)
 """A task that is about to run changes some times within a second or two, and of a crowd only few begin at once: what
 is only on its way to run waits for so many lingers, and longer in a crowd. Most of it is never written."""
 _PENDING_WRITES: Final = 40
+_PENDING_WRITES_APART: Final = 3
 _LONGEST_PENDING_S: Final = 30.0
 """Or for the time of so many writes, up to this: a server that is slow is not to be pressed by what does not matter."""
 _LATEST_SHARE: Final = 0.1
@@ -109,8 +111,9 @@ class Publisher:
         that there is an object now. On the way to run there is no hurry: see ``_PENDING_LINGERS``.
         """
         now = self._clock.now()
-        # Changes follow one another by some turns of the loop, which are long under load.
-        linger = max(self._linger, min(self._timers.late_by * _LINGER_TURNS, _LONGEST_LINGER))
+        # Changes follow one another by some turns of the loop and some answers of the server, which are long under load.
+        turns, answers = self._timers.late_by * _LINGER_TURNS, timedelta(seconds=self._write_s * _LINGER_WRITES)
+        linger = max(self._linger, min(max(turns, answers), _LONGEST_LINGER))
         is_quiet = live.written_at is not None and now - live.written_at >= linger
         # Of an object the name is known beforehand, so what was not written down is found again; of a job it is not.
         is_pending = live.object is not None and live.state.phase in _PENDING
@@ -121,7 +124,9 @@ class Publisher:
         write_at = max(now + self._pending_linger, self._next_pending) if is_pending else now + linger
         if live.write_at is None or write_at < live.write_at:
             if is_pending:
-                self._next_pending = write_at + _PENDING_APART
+                self._next_pending = write_at + max(
+                    _PENDING_APART, timedelta(seconds=self._write_s * _PENDING_WRITES_APART)
+                )
             live.write_at = write_at
             self._timers.set(live, write_at)
 

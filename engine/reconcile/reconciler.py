@@ -22,14 +22,7 @@ from propfan.engine.clock import Clock
 from propfan.engine.cluster import POD, TASK_ACTION, Cluster, Kind, ObservedObject, WatchEvent, WatchEventType
 from propfan.engine.config import EngineConfig, ForeignState
 from propfan.engine.reconcile import limits
-from propfan.engine.reconcile.live_task import (
-    LiveTask,
-    TaskKey,
-    decode,
-    identity_of,
-    is_tidy,
-    version_of,
-)
+from propfan.engine.reconcile.live_task import LiveTask, TaskKey, decode, identity_of, is_tidy, version_of
 from propfan.engine.reconcile.object_events import ObjectEvents, with_news
 from propfan.engine.reconcile.publisher import Publisher, Signal, keep_unsent
 from propfan.engine.reconcile.rounds import Rounds
@@ -505,14 +498,12 @@ class Reconciler:
                 return
             live.is_queued = False  # the round considers all that came until now
             now = worker.since = self._clock.now()
-            may_be_past = live.is_in_doubt
             event = None
-            if not may_be_past or live.is_untouched:
+            if live.is_untouched or not live.is_in_doubt:
                 event = with_news(live, await self._rounds.next_event(live, now))
-                may_be_past = live.is_in_doubt
-            if not self._is_driven(live):
-                continue
-            if may_be_past:
+                if not self._is_driven(live):
+                    continue
+            if live.is_in_doubt:
                 if not await self._confirm(live, now):
                     return
                 continue
