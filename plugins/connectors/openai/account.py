@@ -32,6 +32,7 @@ _CONNECT_S: Final = 10.0
 """For a connection to be made, which takes long only where nobody is."""
 
 _NO_LIST: Final = frozenset({404, 405, 501})
+"""Statuses of services that do not know the path of a list, or its method."""
 
 _NO_MONEY: Final = frozenset({"insufficient_quota", "billing_hard_limit_reached", "billing_not_active"})
 
@@ -138,9 +139,8 @@ class Account:
         told = self._without_key(error.message)
         if code in _NO_MONEY or error.type in _NO_MONEY:
             way_out = f"add credit to the account of the secret {self._secret} or raise its limit"
-            return PermanentError(
-                QUOTA_USED_UP, f"openai: {what}: status {error.status_code} of {url}: {told}: {way_out}"
-            )
+            problem = f"openai: {what}: status {error.status_code} of {url}: {told}"
+            return PermanentError(QUOTA_USED_UP, f"{problem}: {way_out}")
         if error.status_code == 403:
             told += f" (the key is the secret {self._secret})"
         headers = {name.lower(): value for name, value in response.headers.items()}

@@ -112,7 +112,7 @@ class TransferConnector(AsyncConnector[M]):
         try:
             return Resource(RemotePhase.SUCCEEDED, outputs=transfer.result())
         except PermanentError as error:
-            return Resource(RemotePhase.FAILED, error.message)
+            return Resource(RemotePhase.FAILED, str(error))  # with its code
         except Exception:
             self._transfers.forget(meta.name)  # the next look begins anew
             raise

@@ -109,7 +109,7 @@ async def test_an_account_without_money_is_not_asked_again(api: ApiServer, case:
     api.faults.append(Fault(case.request, 429, code="insufficient_quota", message="You exceeded your current quota."))
     with pytest.raises(PermanentError, match=r"You exceeded your current quota.*add credit") as caught:
         await case.run(setup)
-    assert caught.value.code in (QUOTA_USED_UP, "")
+    assert QUOTA_USED_UP in str(caught.value)
 
 
 async def test_a_wrong_key_is_told_by_its_name_and_not_even_in_part(
