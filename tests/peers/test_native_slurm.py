@@ -181,6 +181,23 @@ async def test_job_that_slurm_does_not_know_is_over(cluster: SlurmCluster, conne
     assert "AccountingStorageType" in resource.message
 
 
+async def test_job_that_slurm_has_forgotten_is_told_without_its_end(anyio_backend: Any) -> None:
+    if reason := slurm_cluster.missing_programs():
+        pytest.skip(reason)
+    with SlurmCluster(min_job_age_s=2) as forgetful:
+        connector = SlurmConnector(setup_of(forgetful))
+        options = {"output": str(forgetful.folder / "%j.out")}
+        meta = await connector.create(script_task("forgotten", "echo so it was", sbatch_config=options))
+        await until(connector, meta)
+        await rig.until(lambda: not forgetful.slurm("scontrol", "show", "job", meta.job_id, check=False))
+        resource = await connector.get(meta, JOB)
+        assert resource.phase is RemotePhase.FAILED
+        assert "AccountingStorageType" in resource.message
+        assert resource.message.endswith("so it was")
+        assert await connector.create(script_task("forgotten", "echo so it was", sbatch_config=options)) == meta
+        await connector.close()
+
+
 async def test_restart_of_the_ssh_server_costs_at_most_a_look(cluster: SlurmCluster, connector: SlurmConnector) -> None:
     meta = await connector.create(script_task("restart", "true"))
     cluster.stop_sshd()

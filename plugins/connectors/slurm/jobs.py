@@ -79,7 +79,8 @@ _ORDER: Final = (
 )
 """Of parts of one job (a heterogeneous one): the first that any has tells how the whole stands."""
 
-SACCT_FIELDS: Final = ("JobIDRaw", "JobName", "State", "ExitCode", "Elapsed", "NodeList", "Partition", "Start", "End")
+SACCT_FIELDS: Final = ("JobIDRaw", "State", "ExitCode", "Elapsed", "NodeList", "Partition", "Start", "End", "JobName")
+"""The name comes last: it may hold the bar that stands between cells."""
 
 
 class JobRecord(msgspec.Struct, frozen=True):
@@ -153,9 +154,9 @@ def from_sacct(text: str) -> Sequence[JobRecord]:
     """The records of ``sacct --parsable2 --noheader`` with ``SACCT_FIELDS``."""
     records = []
     for line in text.splitlines():
-        cells = line.split("|")
+        cells = line.split("|", len(SACCT_FIELDS) - 1)
         if len(cells) != len(SACCT_FIELDS):
-            continue  # a name with a bar in it has no place in this form
+            continue
         fields = dict(zip(SACCT_FIELDS, cells, strict=True))
         state, _, by = fields["State"].rstrip("+").partition(" ")
         times = {"RunTime": fields["Elapsed"], "StartTime": fields["Start"], "EndTime": fields["End"]}

@@ -164,13 +164,23 @@ def test_patterns_in_paths_are_filled_in_where_slurm_does_not() -> None:
     assert only(shown).stdout == "/tmp/train-7.7"
 
 
-def test_accounting_tells_state_code_and_nodes() -> None:
-    line = "7|train|CANCELLED by 1000|0:15|00:01:00|n[1-2]|main|2026-01-01T00:00:00|2026-01-01T00:01:00\n"
-    (record,) = jobs.from_sacct(line)
-    assert record.phase is RemotePhase.ABORTED
-    assert record.describe() == "CANCELLED, signal 15 (SIGTERM) (by_1000)"
-    assert record.values["NodeList"] == "n[1-2]"
-    assert record.values["EndTime"] == "2026-01-01T00:01:00"
+# Of Slurm 22.05.8 with slurmdbd and MariaDB.
+ACCOUNTED = {
+    "3|FAILED|3:0|00:00:00|vm|main|2026-11-21T20:37:47|2026-11-21T20:37:47|na|me": "FAILED, exit code 3",
+    "3|COMPLETED|0:0|00:00:00|vm|main|2026-11-21T20:37:47|2026-11-21T20:37:47|ok.sh": "COMPLETED",
+    "3|CANCELLED by 0|0:0|00:00:03|vm|main|2026-11-21T20:37:47|2026-11-21T20:37:50|s.sh": "CANCELLED (by_0)",
+}
+
+
+@pytest.mark.parametrize("line", ACCOUNTED)
+def test_accounting_tells_state_code_and_nodes(line: str) -> None:
+    (record,) = jobs.from_sacct(line + "\n")
+    assert record.describe() == ACCOUNTED[line]
+    assert record.phase.is_terminal
+    assert record.values["JobId"] == "3"
+    assert record.values["NodeList"] == "vm"
+    assert record.values["EndTime"].startswith("2026-11-21")
+    assert record.values["JobName"] == line.split("|", 8)[8]
 
 
 @pytest.mark.parametrize("text", ["", "\n\n", "nonsense", "=\n =x\n", "JobState", "7|x\n"])
