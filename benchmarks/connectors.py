@@ -24,7 +24,7 @@ _ROOT: Final = Path(__file__).parent.parent
 LATE_P99_S: Final = 1.0
 OF_CORE: Final = 0.6
 RESIDENT_MB: Final = 200.0
-CREATES_PER_CORE_SECOND: Final = 1000.0
+CREATES_PER_S: Final = 1000.0
 
 
 class Sizes(msgspec.Struct, frozen=True):
@@ -57,7 +57,7 @@ def run(*, quick: bool) -> Report:
         _targets(sizes, crowd, recovery),
         [
             "durable: a mark is written before each creation, and the answer after it, in SQLite (WAL)",
-            "memory: the embedded cluster keeps up to 20000 past versions of its objects for watches, some 60 MB here",
+            "memory: the embedded cluster keeps up to 32 MiB of past versions of its objects for watches",
         ],
     )
 
@@ -103,7 +103,6 @@ def _recovered(sizes: Sizes, recovery: Mapping[str, float]) -> Table:
 
 def _targets(sizes: Sizes, crowd: Mapping[str, float], recovery: Mapping[str, float]) -> list[Target]:
     late_s, of_core, megabytes = crowd["late_p99_s"], crowd["of_core"], crowd["resident_bytes"] / 1e6
-    creates = 1e6 / crowd["create_cpu_us"]
     shared = "two cores, shared with the connector's process and whatever else runs"
     return [
         Target("p99 of how late a look is", f"< {LATE_P99_S:g} s", f"{late_s:.3f} s", late_s < LATE_P99_S, shared),
@@ -122,11 +121,11 @@ def _targets(sizes: Sizes, crowd: Mapping[str, float], recovery: Mapping[str, fl
             "the embedded cluster's history of changes is in it",
         ),
         Target(
-            "jobs created by one core, durably",
-            f">= {CREATES_PER_CORE_SECOND:.0f}/core-second",
-            f"{creates:.0f}",
-            creates >= CREATES_PER_CORE_SECOND,
-            "some 1000 calls of Python a creation; a call of gRPC alone is a sixth of it",
+            "jobs created, durably",
+            f">= {CREATES_PER_S:.0f}/s",
+            f"{crowd['creates_per_s']:.0f}/s ({crowd['create_cpu_us']:.0f} us of CPU each)",
+            crowd["creates_per_s"] >= CREATES_PER_S,
+            shared,
         ),
         Target(
             f"creations repeated by the recovery of {sizes.live} tasks",
