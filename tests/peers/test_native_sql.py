@@ -12,7 +12,7 @@ import os
 import sqlite3
 import subprocess
 import zipfile
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -215,7 +215,8 @@ async def test_snowflake_tasks_of_flyte_2_run_with_their_own_key_and_it_finds_th
     monkeypatch.setenv("FLYTE_SECRET_TEAM_PHRASE", "open sesame")
     made = await anyio.to_thread.run_sync(flyte2.templates)
     lists = literals_pb2.LiteralMap()
-    for name, items in {"name": ("ida", "o'malley"), "age": (1, 2)}.items():
+    columns: Mapping[str, Sequence[str | int]] = {"name": ("ida", "o'malley"), "age": (1, 2)}
+    for name, items in columns.items():
         for item in items:
             lists.literals[name].collection.literals.append(literal_map(item=item).literals["item"])
     async with fake_snowflake.opened() as fake:

@@ -90,7 +90,9 @@ class Database(msgspec.Struct, frozen=True):
             ) from None
         if url.get_backend_name() == "postgres":
             url = url.set(drivername=url.drivername.replace("postgres", "postgresql", 1))
-        hidden = tuple(text for text in (*secrets.values(), url.password) if text)
+        written = {**url.query, **arguments}
+        passwords = [str(value) for name, value in written.items() if "pass" in name.lower() or name == "token"]
+        hidden = tuple(text for text in (*secrets.values(), url.password, *passwords) if text)
         _check(url, {*arguments, *secrets}, config)
         if url.get_backend_name() == "sqlite":
             url = url.set(database=_checked_file(url.database or "", config))

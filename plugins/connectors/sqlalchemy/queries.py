@@ -128,6 +128,8 @@ class Query:
         match connection.dialect.name:
             case "postgresql":
                 connection.exec_driver_sql(f"SET statement_timeout = {limit_ms}")
+            case "mysql" | "mariadb" if getattr(connection.dialect, "is_mariadb", False):
+                connection.exec_driver_sql(f"SET SESSION max_statement_time = {limit_ms / 1000:g}")
             case "mysql":
                 connection.exec_driver_sql(f"SET SESSION max_execution_time = {limit_ms}")
         connection.commit()

@@ -74,7 +74,7 @@ def test_the_idempotency_key_has_two_names() -> None:
 
 def test_values_of_every_kind_are_bound() -> None:
     now = datetime(2026, 1, 2, tzinfo=UTC)
-    values = {"a": None, "b": True, "c": 1.5, "d": now, "e": Blob("s3://b/k"), "f": {"k": [1]}}
+    values: dict[str, Any] = {"a": None, "b": True, "c": 1.5, "d": now, "e": Blob("s3://b/k"), "f": {"k": [1]}}
     for name, value in values.items():
         expected = {"e": "s3://b/k", "f": '{"k":[1]}'}.get(name, value)
         assert filled(f"{{{{.inputs.{name}}}}}", **values) == [expected]

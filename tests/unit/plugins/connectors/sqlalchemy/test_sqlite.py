@@ -243,11 +243,15 @@ async def test_secrets_of_urls_and_arguments_are_never_told(setup_ctx: Connector
         setup_ctx, secrets=FakeSecrets({"db/pw": "hunter2"}), sections={"sqlalchemy": {"hosts": hosts}}
     )
     argument = {"password": {"group": "db", "key": "pw", "group_version": None, "mount_requirement": 2}}
-    task = query("select 1", "postgresql://u:s3cret@127.0.0.1:1/d?sslmode=hunter2", secret_connect_args=argument)
+    task = query(
+        "select 1",
+        "postgresql://u:s3cret@127.0.0.1:1/d?sslmode=hunter2&sslpassword=hunter3",
+        secret_connect_args=argument,
+    )
     with pytest.raises((PermanentError, TransientError)) as caught:
         await done(setup, task)
     assert "s3cret" not in str(caught.value)
-    assert "hunter2" not in str(caught.value)
+    assert "hunter" not in str(caught.value)
 
 
 async def test_a_secret_that_is_missing_is_named(setup_ctx: ConnectorSetup) -> None:
