@@ -105,7 +105,7 @@ class SlurmCluster:
             "PasswordAuthentication": "no",
             "PermitRootLogin": "yes",
             "Subsystem": "sftp internal-sftp",
-            "SetEnv": f"SLURM_CONF={self.folder / 'slurm.conf'}",
+            "SetEnv": f"SLURM_CONF={self.folder / 'slurm.conf'} SBATCH_OUTPUT={self.folder / '%x.%j.out'}",
         }
         config.write_text("".join(f"{name} {value}\n" for name, value in lines.items()))
         program = shutil.which("sshd", path=_PATH)

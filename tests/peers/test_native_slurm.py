@@ -66,7 +66,7 @@ async def connector(anyio_backend: Any, cluster: SlurmCluster) -> AsyncIterator[
 
 
 def custom(script: str, **more: Any) -> Mapping[str, Any]:
-    return {"ssh_config": {"host": "cluster"}, "script": script, "sbatch_config": {"output": "/tmp/%x.%j.out"}, **more}
+    return {"ssh_config": {"host": "cluster"}, "script": script, **more}
 
 
 def script_task(run: str, script: str, **more: Any) -> TaskRequest:
