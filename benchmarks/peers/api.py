@@ -65,10 +65,12 @@ class Api:
             return await answer.json()
 
     async def follow(self, path: str, version: str) -> AsyncIterator[tuple[str, dict[str, Any]]]:
-        """Type and object of each event after ``version``."""
-        query = {"watch": "true", "resourceVersion": version}
+        """Type and object of each event after ``version``. The server ends a stream that is read too slowly."""
         no_limit = aiohttp.ClientTimeout(total=None)
-        async with self._session.get(path, params=query, timeout=no_limit, read_bufsize=2**22) as answer:
-            async for line in answer.content:
-                event = json.loads(line)
-                yield event["type"], event["object"]
+        while True:
+            query = {"watch": "true", "resourceVersion": version}
+            async with self._session.get(path, params=query, timeout=no_limit, read_bufsize=2**22) as answer:
+                async for line in answer.content:
+                    event = json.loads(line)
+                    version = event["object"]["metadata"]["resourceVersion"]
+                    yield event["type"], event["object"]
