@@ -18,11 +18,11 @@ from propfan.pluginmachinery.connector import (
     TaskRequest,
 )
 from propfan.pluginmachinery.errors import BadTaskSpecificationError, PermanentError
-from propfan.plugins.connectors.aws import arguments
+from propfan.plugins.connectors.aws import arguments, idempotence
 from propfan.plugins.connectors.aws.clients import Clients
 from propfan.plugins.connectors.aws.failures import message_of, told
-from propfan.plugins.connectors.aws.placeholders import Placeholders
 from propfan.plugins.connectors.http_answers import NOT_ALLOWED
+from propfan.plugins.connectors.placeholders import Placeholders
 
 ALREADY_EXISTS: Final = "Cannot create already existing"
 """How SageMaker answers to a second creation (``ValidationException``)."""
@@ -48,11 +48,16 @@ class BotoSpec(msgspec.Struct, frozen=True):
     images: dict[str, Any] | None = None
 
 
+def placeholders_of(task: TaskRequest, images: Mapping[str, Any] | None) -> Placeholders:
+    """What ``{inputs.x}`` and ``{images.x}`` stand for; boto3 takes times and bytes as they are."""
+    return Placeholders({"inputs": task.inputs(), "images": images or {}}, is_json=False)
+
+
 def region_of(region: str | None, placeholders: Placeholders) -> str:
     """The region that a task names in its ``custom`` or as its input; empty when it names none."""
     if region:
         return placeholders.text(region, "custom.region")
-    at_run_time = placeholders.inputs.get("region")
+    at_run_time = placeholders.kinds["inputs"].get("region")
     return at_run_time if isinstance(at_run_time, str) else ""
 
 
@@ -74,10 +79,10 @@ class BotoConnector(SyncConnector):
     def do(self, task: TaskRequest) -> Resource:
         spec = task.custom(BotoSpec)
         self._check_allowed(spec)
-        placeholders = Placeholders(task.inputs(), spec.images or {})
+        placeholders = placeholders_of(task, spec.images)
         client = self._clients.client(spec.service, region_of(spec.region, placeholders), task.connection)
         operation = arguments.operation(client, spec.method)
-        filled = placeholders.fill(spec.config or {}, "custom.config")
+        filled = idempotence.formatted(spec.config or {}, placeholders, "custom.config")
         sent = {**_idempotency(operation, task), **filled.arguments}
         what = f"{spec.service}: {spec.method}"
         with told(what, self.setup):

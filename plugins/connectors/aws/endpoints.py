@@ -23,11 +23,10 @@ from propfan.pluginmachinery.connector import (
     TaskRequest,
 )
 from propfan.pluginmachinery.errors import BadTaskSpecificationError, TransientError
-from propfan.plugins.connectors.aws import arguments, console
-from propfan.plugins.connectors.aws.calls import ALREADY_EXISTS, region_of
+from propfan.plugins.connectors.aws import arguments, console, idempotence
+from propfan.plugins.connectors.aws.calls import ALREADY_EXISTS, placeholders_of, region_of
 from propfan.plugins.connectors.aws.clients import Clients
 from propfan.plugins.connectors.aws.failures import code_of, message_of, told
-from propfan.plugins.connectors.aws.placeholders import Placeholders
 
 ATTEMPT_TAG: Final = "propfan.dev/attempt"
 """Of an endpoint: the attempt that made it."""
@@ -95,8 +94,8 @@ class SageMakerEndpointConnector(AsyncConnector[EndpointMeta]):
         from botocore.exceptions import ClientError
 
         spec = task.custom(EndpointSpec)
-        placeholders = Placeholders(task.inputs(), spec.images or {})
-        request = placeholders.fill(spec.config, "custom.config").arguments
+        placeholders = placeholders_of(task, spec.images)
+        request = idempotence.formatted(spec.config, placeholders, "custom.config").arguments
         attempt = task.unique_name()
         name = request.setdefault("EndpointName", attempt)
         if self._clients.config.tag_endpoints:

@@ -16,7 +16,7 @@ from yarl import URL
 from propfan.pluginmachinery.connector import Blob, Connection, ConnectorSetup
 from propfan.pluginmachinery.errors import BadTaskSpecificationError, TransientError
 from propfan.plugins.connectors.offered_secrets import OfferedSecrets
-from propfan.plugins.connectors.placeholders import filled, secret_names
+from propfan.plugins.connectors.placeholders import Placeholders, secret_names
 from propfan.plugins.connectors.sensor.config import SECTION, SensorConfig
 
 T = TypeVar("T")
@@ -150,7 +150,7 @@ class HttpSensor(Sensor):
     def check(self, url: str = "") -> None:
         watch = self.configured(HttpWatch)
         names = secret_names(watch.headers)
-        filled(watch.headers, {}, dict.fromkeys(names, ""))
+        _headers(watch, dict.fromkeys(names, ""))
         try:
             asked = URL(url or watch.url)
         except (ValueError, TypeError):
@@ -164,7 +164,7 @@ class HttpSensor(Sensor):
         self.check(url)
         watch = self.configured(HttpWatch)
         secrets = await self._secrets().values(secret_names(watch.headers), self.connection, self.setup.secrets)
-        headers = filled(watch.headers, {}, secrets)
+        headers = _headers(watch, secrets)
         try:
             answer = await self.setup.http.request(watch.method, url or watch.url, headers=headers)
         except TransientError as error:
@@ -177,6 +177,14 @@ class HttpSensor(Sensor):
 
     def _secrets(self) -> OfferedSecrets:
         return OfferedSecrets(self.setup.section(SECTION, SensorConfig).secrets, f"connectors.{SECTION}.secrets")
+
+
+def _headers(watch: HttpWatch, secrets: Mapping[str, str]) -> Mapping[str, str]:
+    """With secrets, and no inputs: those of a sensor are what ``poke`` takes."""
+    headers: Mapping[str, str] = Placeholders({"inputs": {}, "secrets": secrets}).filled(
+        watch.headers, "sensor_config.headers"
+    )
+    return headers
 
 
 class TimeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

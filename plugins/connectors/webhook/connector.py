@@ -32,7 +32,7 @@ from propfan.pluginmachinery.errors import (
 from propfan.plugins.connectors.hosts import HostConfig
 from propfan.plugins.connectors.http_answers import retry_after_s
 from propfan.plugins.connectors.offered_secrets import OfferedSecrets
-from propfan.plugins.connectors.placeholders import HIDDEN, as_text, filled, secret_names
+from propfan.plugins.connectors.placeholders import HIDDEN, Placeholders, as_text, secret_names
 
 _METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"})
 _REPEATABLE: Final = frozenset({"GET", "HEAD", "PUT", "DELETE"})
@@ -183,10 +183,11 @@ class WebhookConnector(SyncConnector):
             raise BadTaskSpecificationError(f"method '{spec.method}' is none of {', '.join(sorted(_METHODS))}")
         names = secret_names([spec.url, spec.headers or {}, spec.data])
         secrets = await self._secrets.values(names, task.connection, self.setup.secrets)
-        url = _url(as_text(filled(spec.url, inputs, secrets)))
+        placeholders = Placeholders({"inputs": inputs, "secrets": secrets})
+        url = _url(placeholders.text(spec.url, "custom.url"))
         self._secrets.check(names, (url.raw_host or "").lower(), task.connection)
-        headers = _headers(filled(spec.headers or {}, inputs, secrets))
-        data = filled(spec.data, inputs, secrets)
+        headers = _headers(placeholders.filled(spec.headers or {}, "custom.headers"))
+        data = placeholders.filled(spec.data, "custom.data")
         body, key = None, ""
         if method in _IN_QUERY:
             url = _with_query(url, data)
@@ -200,7 +201,7 @@ class WebhookConnector(SyncConnector):
         timeout_s = spec.timeout_sec
         if task.time_left_s is not None:
             timeout_s = min(timeout_s, max(task.time_left_s - _REPLY_S, task.time_left_s / 2))
-        where = _shown(spec, inputs, names) if spec.show_url else _authority(url)
+        where = _shown(spec, inputs) if spec.show_url else _authority(url)
         return Call(
             method, url, headers, body, timeout_s, key, shown=f"{method} {where}", hidden=_writings(secrets.values())
         )
@@ -214,12 +215,11 @@ class WebhookConnector(SyncConnector):
         info: dict[str, Any] = {"status_code": response.status, "response_data": cut}
         if len(cut) < len(text):
             info["response_truncated"] = True
-        names = secret_names([spec.url, spec.data])
         if spec.show_data:
             data = {} if spec.data is None else spec.data
-            info["input_data"] = filled(data, inputs, dict.fromkeys(names, HIDDEN))
+            info["input_data"] = _hiding(data, inputs).filled(data, "custom.data")
         if spec.show_url:
-            info["url"] = _shown(spec, inputs, names)
+            info["url"] = _shown(spec, inputs)
         return info
 
     def _refused(self, call: Call, response: HttpResponse) -> Resource:
@@ -286,9 +286,14 @@ def _in_query(value: Any) -> str:
             return as_text(value)
 
 
-def _shown(spec: WebhookSpec, inputs: Mapping[str, Any], names: Iterable[str]) -> str:
+def _hiding(template: Any, inputs: Mapping[str, Any]) -> Placeholders:
+    """What ``template`` is filled with for people."""
+    return Placeholders({"inputs": inputs, "secrets": dict.fromkeys(secret_names(template), HIDDEN)})
+
+
+def _shown(spec: WebhookSpec, inputs: Mapping[str, Any]) -> str:
     """The URL without secrets, also without those that are written into it as user and password."""
-    return _without_credentials(as_text(filled(spec.url, inputs, dict.fromkeys(names, HIDDEN))))
+    return _without_credentials(_hiding(spec.url, inputs).text(spec.url, "custom.url"))
 
 
 def _authority(url: URL) -> str:

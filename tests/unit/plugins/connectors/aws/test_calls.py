@@ -12,9 +12,10 @@ import pytest
 from propfan.pluginmachinery.connector import ConnectorSetup, RemotePhase, TaskRequest
 from propfan.pluginmachinery.errors import BadTaskSpecificationError, ConfigError, PermanentError, TransientError
 from propfan.pluginmachinery.testing.connector_contract import JobStory, SyncConnectorContract
+from propfan.plugins.connectors.aws import idempotence
 from propfan.plugins.connectors.aws.arguments import MAX_RESULT_BYTES
 from propfan.plugins.connectors.aws.calls import BotoConnector
-from propfan.plugins.connectors.aws.placeholders import Placeholders
+from propfan.plugins.connectors.placeholders import Placeholders
 from tests.unit.plugins.connectors.aws.amazon import Amazon, Answer, refusal
 from tests.unit.plugins.connectors.aws.rig import MODEL, boto_task, do, setup_at
 
@@ -125,7 +126,7 @@ async def test_what_exists_already_is_a_success_with_its_arn(connector: BotoConn
 )
 def test_token_is_that_of_flytes_connector(config: dict[str, Any], token: str) -> None:
     """Recorded with flytekitplugins-awssagemaker 1.16.31."""
-    filled = Placeholders({"n": 3}).fill(config, "custom.config")
+    filled = idempotence.formatted(config, Placeholders({"inputs": {"n": 3}}), "custom.config")
     assert filled.token == token
     assert filled.arguments["A"] == config["A"].replace("{idempotence_token}", token)
 

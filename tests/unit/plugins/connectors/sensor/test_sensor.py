@@ -336,7 +336,7 @@ async def test_sensors_of_installed_distributions_are_known(monkeypatch: pytest.
         ),
         (
             sensor(OWN, "HttpSensor", {"url": "http://x"}, {"headers": {"a": "{inputs.n}"}}),
-            r"\{inputs\.n\}: there is no input 'n'",
+            r"sensor_config\.headers\.\S+: there is no 'inputs\.n'; inputs are: none",
         ),
         (sensor(OWN, "TimeSensor", {"until": "soon"}), "is no time such as"),
         (sensor(OWN, "TimeSensor"), "is no time such as"),

@@ -351,11 +351,11 @@ async def test_hosts_are_refused_by_their_addresses(receiver: Receiver, setup: C
         ({"headers": {"X-A": "{inputs.lines}"}}, "'X-A' is no single line"),
         (
             {"data": {"n": "{inputs.zzz}"}},
-            r"\{inputs\.zzz\}: there is no input 'zzz'; the task's inputs are: lines, list, n",
+            r"custom\.data\.n: there is no 'inputs\.zzz'; inputs are: lines, list, n",
         ),
-        ({"data": {"n": "{inputs.n.__class__}"}}, "'__class__' is looked for in a int"),
-        ({"data": {"n": "{inputs.lines.__class__.__init__}"}}, "'__class__' is looked for in a str"),
-        ({"data": {"n": "{inputs.list.9}"}}, "there is no '9' in what comes before it"),
+        ({"data": {"n": "{inputs.n.__class__}"}}, r"custom\.data\.n: .*'inputs\.n' is a int, which is no mapping"),
+        ({"data": {"n": "{inputs.lines.__class__.__init__}"}}, "'inputs.lines' is a str, which is no mapping"),
+        ({"data": {"n": "{inputs.list.9}"}}, "'inputs.list' has no '9'"),
         ({"method": "GET", "data": ["x"]}, "data of GET and HEAD becomes the query"),
     ],
 )
