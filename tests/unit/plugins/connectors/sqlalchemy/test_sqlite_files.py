@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import io
 import sqlite3
+import threading
 import zipfile
-from pathlib import Path
+from pathlib import Path, PosixPath
+from typing import Any
 
 import msgspec
 import pytest
@@ -21,7 +23,7 @@ from propfan.pluginmachinery.testing.connector_fakes import (
     connector_task,
     http_answer,
 )
-from propfan.plugins.connectors.sqlalchemy import SQLiteConnector
+from propfan.plugins.connectors.sqlalchemy import SQLiteConnector, sqlite_files
 from tests.unit.plugins.connectors.sqlalchemy.rig import rows, template
 
 pytestmark = pytest.mark.anyio
@@ -52,6 +54,12 @@ def zipped(content: bytes) -> bytes:
     return packed.getvalue()
 
 
+def broken(archive: bytes) -> bytes:
+    """With other bytes where the packed ones begin."""
+    begin = archive.index(b"tracks.db") + len(b"tracks.db")
+    return archive[:begin] + b"\xff" * 8 + archive[begin + 8 :]
+
+
 def task(
     uri: str = URL, query: str = "select * from tracks limit {{.inputs.n}}", *, is_zip: bool = True
 ) -> TaskRequest:
@@ -65,7 +73,7 @@ def setup_ctx(tmp_path: Path) -> ConnectorSetup:
     def answer(call: HttpCall) -> HttpResponse:
         return http_answer(body=zipped(content)) if call.url == URL else http_answer(404)
 
-    store = InMemoryStore({"s3://bucket/tracks.db": content})
+    store = InMemoryStore({"s3://bucket/tracks.db": content, "s3://bucket/broken.zip": broken(zipped(content))})
     sections = {"sqlalchemy": {"sqlite-folders": [str(tmp_path)]}}
     return connector_setup(http=FakeHttp(answer), store=store, sections=sections)
 
@@ -107,6 +115,8 @@ async def test_what_a_statement_changes_is_changed_in_a_copy(setup_ctx: Connecto
         ("{folder}/absent.db", False, "there is no file"),
         ("https://example.com/absent.zip", True, "status 404"),
         ("s3://bucket/tracks.db", True, "is no ZIP archive"),
+        ("s3://bucket/broken.zip", True, "is no ZIP archive"),
+        ("s3://bucket/absent.db", False, r"custom\.uri: .*absent\.db"),
     ],
 )
 async def test_what_can_not_be_read_is_told(
@@ -127,6 +137,37 @@ async def test_what_is_unpacked_is_bounded(setup_ctx: ConnectorSetup) -> None:
     setup = msgspec.structs.replace(setup_ctx, http=http, sections={"sqlalchemy": {"max-bytes": 100_000}})
     with pytest.raises(BadTaskSpecificationError, match=r"connectors\.sqlalchemy\.max-bytes"):
         await done(setup, task())
+
+
+@pytest.mark.parametrize("uri", ["s3://bucket/tracks.db", "{folder}/tracks.db"])
+async def test_what_is_fetched_is_bounded(setup_ctx: ConnectorSetup, tmp_path: Path, uri: str) -> None:
+    folders = setup_ctx.sections["sqlalchemy"]
+    setup = msgspec.structs.replace(setup_ctx, sections={"sqlalchemy": {**folders, "max-bytes": 1024}})
+    with pytest.raises(BadTaskSpecificationError, match=r"connectors\.sqlalchemy\.max-bytes"):
+        await done(setup, task(uri.format(folder=tmp_path), is_zip=False))
+
+
+async def test_the_event_loop_neither_unpacks_nor_reads(
+    setup_ctx: ConnectorSetup, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    threads = []
+
+    class Archive(zipfile.ZipFile):
+        def read(self, *arguments: Any) -> bytes:
+            threads.append(threading.get_ident())
+            return super().read(*arguments)
+
+    class File(PosixPath):
+        def read_bytes(self) -> bytes:
+            threads.append(threading.get_ident())
+            return super().read_bytes()
+
+    monkeypatch.setattr(zipfile, "ZipFile", Archive)
+    monkeypatch.setattr(sqlite_files, "Path", File)
+    await done(setup_ctx, task())
+    await done(setup_ctx, task(f"{tmp_path}/tracks.db", is_zip=False))
+    assert len(threads) == 2
+    assert threading.get_ident() not in threads
 
 
 async def test_hosts_that_are_not_allowed_are_not_asked(setup_ctx: ConnectorSetup) -> None:
