@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
 import anyio
 import msgspec
 
-from propfan.engine.cluster import Cluster, Kind, LabelSelector, ObjectList, ObservedObject, WatchEvent
+from propfan.engine.cluster import Cluster, Kind, ObservedObject
+from propfan.engine.forwarding import ForwardingCluster
 from propfan.engine.task_events import EventSink, TaskEvent
 from propfan.pluginmachinery.errors import UnavailableError
 
@@ -68,36 +68,15 @@ class Fence:
                 await self._has_shut.wait()
 
 
-class FencedCluster:
+class FencedCluster(ForwardingCluster):
     """A cluster that takes no writes once the fence is shut. Reads do no harm."""
 
     def __init__(self, cluster: Cluster, fence: Fence) -> None:
-        self._cluster: Final = cluster
+        super().__init__(cluster)
         self._fence: Final = fence
 
     def _check(self, kind: Kind, name: str) -> None:
         self._fence.check(f"{kind.kind} {name}")
-
-    async def get(self, kind: Kind, namespace: str, name: str) -> ObservedObject:
-        return await self._cluster.get(kind, namespace, name)
-
-    async def list(
-        self,
-        kind: Kind,
-        *,
-        namespace: str = "",
-        labels: LabelSelector | None = None,
-        limit: int = 500,
-        continue_token: str = "",
-    ) -> ObjectList:
-        return await self._cluster.list(
-            kind, namespace=namespace, labels=labels, limit=limit, continue_token=continue_token
-        )
-
-    def watch(
-        self, kind: Kind, *, namespace: str = "", labels: LabelSelector | None = None, resource_version: str
-    ) -> AbstractAsyncContextManager[AsyncIterator[Sequence[WatchEvent]]]:
-        return self._cluster.watch(kind, namespace=namespace, labels=labels, resource_version=resource_version)
 
     async def create(self, kind: Kind, body: bytes) -> ObservedObject:
         self._check(kind, "to be created")

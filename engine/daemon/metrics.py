@@ -22,6 +22,7 @@ from prometheus_client.registry import Collector
 
 from propfan.engine.cluster import Cluster, Kind, LabelSelector, ObjectList, ObservedObject, WatchEvent
 from propfan.engine.daemon.tracing import Tracer
+from propfan.engine.forwarding import ForwardingCluster
 from propfan.engine.task_events import EventSink, TaskEvent
 from propfan.pluginmachinery.errors import ApiError
 
@@ -119,11 +120,11 @@ def gauge(
     return family
 
 
-class MeteredCluster:
+class MeteredCluster(ForwardingCluster):
     """A cluster whose calls are counted, timed and traced."""
 
     def __init__(self, cluster: Cluster, metrics: Metrics, tracer: Tracer) -> None:
-        self._cluster: Final = cluster
+        super().__init__(cluster)
         self._metrics: Final = metrics
         self._tracer: Final = tracer
         self._counts: Final[dict[tuple[int, str], Counter]] = {}

@@ -4,26 +4,23 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
-from typing import Any, Final
+from typing import Final
 
-import msgspec
-
-from propfan.engine.cluster import POD, Kind, LabelSelector, ObjectList, ObservedObject, WatchEvent
+from propfan.engine.cluster import POD, Kind, LabelSelector, ObjectList, WatchEvent
+from propfan.engine.forwarding import ForwardingCluster
 from propfan.engine.kubernetes.cluster import KubernetesCluster
 
 
-class NodePods:
+class NodePods(ForwardingCluster):
     """A ``Cluster`` that tells of the pods that are bound to one node, and of all else as it is.
 
     Pods without a node do not appear, so a process runtime places none: the cluster's scheduler does.
     """
 
     def __init__(self, cluster: KubernetesCluster, node: str) -> None:
-        self._cluster: Final = cluster
+        super().__init__(cluster)
+        self._server: Final = cluster
         self._bound: Final = {"spec.nodeName": node}
-
-    async def get(self, kind: Kind, namespace: str, name: str) -> ObservedObject:
-        return await self._cluster.get(kind, namespace, name)
 
     async def list(
         self,
@@ -34,7 +31,7 @@ class NodePods:
         limit: int = 500,
         continue_token: str = "",
     ) -> ObjectList:
-        return await self._cluster.list(
+        return await self._server.list(
             kind,
             namespace=namespace,
             labels=labels,
@@ -46,31 +43,9 @@ class NodePods:
     def watch(
         self, kind: Kind, *, namespace: str = "", labels: LabelSelector | None = None, resource_version: str
     ) -> AbstractAsyncContextManager[AsyncIterator[Sequence[WatchEvent]]]:
-        return self._cluster.watch(
+        return self._server.watch(
             kind, namespace=namespace, labels=labels, fields=self._fields(kind), resource_version=resource_version
         )
-
-    async def create(self, kind: Kind, body: bytes) -> ObservedObject:
-        return await self._cluster.create(kind, body)
-
-    async def patch(
-        self,
-        kind: Kind,
-        namespace: str,
-        name: str,
-        patch: Mapping[str, Any] | msgspec.Struct,
-        *,
-        subresource: str = "",
-        resource_version: str = "",
-    ) -> ObservedObject:
-        return await self._cluster.patch(
-            kind, namespace, name, patch, subresource=subresource, resource_version=resource_version
-        )
-
-    async def delete(
-        self, kind: Kind, namespace: str, name: str, *, uid: str = "", grace_period_s: int | None = None
-    ) -> None:
-        await self._cluster.delete(kind, namespace, name, uid=uid, grace_period_s=grace_period_s)
 
     def _fields(self, kind: Kind) -> Mapping[str, str]:
         return self._bound if kind == POD else {}

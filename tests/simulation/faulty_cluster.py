@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import aclosing, asynccontextmanager
 from typing import Any, Final, TypeVar
 
@@ -11,6 +11,7 @@ import msgspec
 
 from propfan.engine.cluster import Kind, LabelSelector, ObjectList, ObservedObject, WatchEvent, WatchEventType
 from propfan.engine.embedded.watching import Selector
+from propfan.engine.forwarding import ForwardingCluster
 from propfan.pluginmachinery.errors import (
     ApiError,
     ConflictError,
@@ -29,58 +30,37 @@ _LAG_OF_LISTS: Final = 40
 """Changes that a stale list may be behind by, at most."""
 
 
-class FaultyCluster:
+class FaultyCluster(ForwardingCluster):
     """A ``Cluster`` in front of ``truth`` for one life."""
 
     def __init__(self, truth: Truth, life: Life) -> None:
+        super().__init__(truth.cluster)
         self._truth: Final = truth
         self._life: Final = life
         self._watches = 0
         self._listed: set[Kind] = set()
 
     async def get(self, kind: Kind, namespace: str, name: str) -> ObservedObject:
-        return await self._call(f"get {kind} {name}", lambda: self._truth.cluster.get(kind, namespace, name))
+        return await self._call(f"get {kind} {name}", lambda: self._cluster.get(kind, namespace, name))
 
     async def create(self, kind: Kind, body: bytes) -> ObservedObject:
         name = f"create {kind} {_name(body)}"
+        return await self._call(name, lambda: self._cluster.create(kind, body), writes=True, needs_room=kind == POD)
+
+    async def patch(self, kind: Kind, namespace: str, name: str, patch: Any, **options: Any) -> ObservedObject:
         return await self._call(
-            name, lambda: self._truth.cluster.create(kind, body), writes=True, needs_room=kind == POD
+            f"patch {kind} {name} {options.get('subresource', '')}",
+            lambda: self._cluster.patch(kind, namespace, name, patch, **options),
+            writes=True,
+            may_conflict=True,
         )
 
-    async def patch(
-        self,
-        kind: Kind,
-        namespace: str,
-        name: str,
-        patch: Mapping[str, Any] | msgspec.Struct,
-        *,
-        subresource: str = "",
-        resource_version: str = "",
-    ) -> ObservedObject:
-        async def action() -> ObservedObject:
-            return await self._truth.cluster.patch(
-                kind, namespace, name, patch, subresource=subresource, resource_version=resource_version
-            )
+    async def delete(self, kind: Kind, namespace: str, name: str, **options: Any) -> None:
+        await self._call(
+            f"delete {kind} {name}", lambda: self._cluster.delete(kind, namespace, name, **options), writes=True
+        )
 
-        return await self._call(f"patch {kind} {name} {subresource}", action, writes=True, may_conflict=True)
-
-    async def delete(
-        self, kind: Kind, namespace: str, name: str, *, uid: str = "", grace_period_s: int | None = None
-    ) -> None:
-        async def action() -> None:
-            await self._truth.cluster.delete(kind, namespace, name, uid=uid, grace_period_s=grace_period_s)
-
-        await self._call(f"delete {kind} {name}", action, writes=True)
-
-    async def list(
-        self,
-        kind: Kind,
-        *,
-        namespace: str = "",
-        labels: LabelSelector | None = None,
-        limit: int = 500,
-        continue_token: str = "",
-    ) -> ObjectList:
+    async def list(self, kind: Kind, *, labels: LabelSelector | None = None, **options: Any) -> ObjectList:
         life = self._life
         is_stale = life.is_troubled and life.dice.chance(life.faults.stale_list, "stale", life.number, str(kind))
         is_first = kind not in self._listed
@@ -88,9 +68,7 @@ class FaultyCluster:
         async def action() -> ObjectList:
             if is_stale and is_first:
                 return self._past(kind, labels)
-            return await self._truth.cluster.list(
-                kind, namespace=namespace, labels=labels, limit=limit, continue_token=continue_token
-            )
+            return await self._cluster.list(kind, labels=labels, **options)
 
         found = await self._call(f"list {kind}", action)
         self._listed.add(kind)
@@ -115,7 +93,7 @@ class FaultyCluster:
 
     @asynccontextmanager
     async def watch(
-        self, kind: Kind, *, namespace: str = "", labels: LabelSelector | None = None, resource_version: str
+        self, kind: Kind, *, resource_version: str, **options: Any
     ) -> AsyncIterator[AsyncIterator[Sequence[WatchEvent]]]:
         async def action() -> None:
             return None
@@ -124,9 +102,7 @@ class FaultyCluster:
         self._watches += 1
         number = self._watches
         async with (
-            self._truth.cluster.watch(
-                kind, namespace=namespace, labels=labels, resource_version=resource_version
-            ) as stream,
+            self._cluster.watch(kind, resource_version=resource_version, **options) as stream,
             aclosing(self._stream(kind, stream, number)) as told,
         ):
             yield told

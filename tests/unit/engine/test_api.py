@@ -6,7 +6,6 @@ import itertools
 from collections.abc import Sequence
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
 
 import anyio
 import pytest
@@ -15,6 +14,7 @@ from flyteidl2.workflow import run_definition_pb2
 
 from propfan.engine import Engine, EngineConfig, Submission
 from propfan.engine.embedded import EmbeddedCluster
+from propfan.engine.forwarding import ForwardingCluster
 from propfan.engine.reconcile.live_task import TaskKey
 from propfan.engine.task_events import ActionPhase, TaskEvent
 from propfan.engine.task_state import Outcome
@@ -406,14 +406,8 @@ async def test_a_store_and_a_cluster_of_the_program_are_used() -> None:
 # -- Other clusters --------------------------------------------------------------------------------
 
 
-class OtherCluster:
+class OtherCluster(ForwardingCluster):
     """A cluster without a journal, as one behind an API server is."""
-
-    def __init__(self, cluster: EmbeddedCluster) -> None:
-        self._cluster = cluster
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._cluster, name)
 
 
 class Sink:

@@ -14,6 +14,7 @@ import pytest
 from propfan.engine.cluster import TASK_ACTION, Kind, ObjectList
 from propfan.engine.config import LONGEST_S, EngineConfig
 from propfan.engine.embedded import EmbeddedCluster
+from propfan.engine.forwarding import ForwardingCluster
 from propfan.engine.garbage import GarbageCollector
 from propfan.pluginmachinery.errors import ApiError, ConflictError, UnavailableError
 from propfan.pluginmachinery.kubernetes_plugin import ObjectMeta
@@ -29,38 +30,35 @@ class FixedClock:
         return NOW
 
 
-class Cluster:
+class Cluster(ForwardingCluster):
     """An embedded cluster whose lists and deletions can be made to fail."""
 
-    def __init__(self, inner: EmbeddedCluster) -> None:
-        self.inner = inner
+    def __init__(self, cluster: EmbeddedCluster) -> None:
+        super().__init__(cluster)
         self.refused: dict[str, ApiError] = {}
         self.failing_lists = 0
         self.lists = 0
         self.listed = anyio.Event()
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.inner, name)
 
     async def list(self, kind: Kind, **selection: Any) -> ObjectList:
         self.lists += 1
         if self.lists <= self.failing_lists:
             raise UnavailableError(f"list of {kind}", "down")
         self.listed.set()
-        return await self.inner.list(kind, **selection, limit=2)
+        return await self._cluster.list(kind, **selection, limit=2)
 
     async def delete(self, kind: Kind, namespace: str, name: str, **options: Any) -> None:
         if name in self.refused:
             raise self.refused[name]
-        await self.inner.delete(kind, namespace, name, **options)
+        await self._cluster.delete(kind, namespace, name, **options)
 
     async def add(self, name: str, labels: dict[str, str], *finalizers: str) -> None:
         metadata = {"name": name, "namespace": "ns", "labels": labels, "finalizers": finalizers}
         body = {"apiVersion": "flyte.org/v1", "kind": "TaskAction", "metadata": metadata, "spec": {}}
-        await self.inner.create(TASK_ACTION, msgspec.json.encode(body))
+        await self._cluster.create(TASK_ACTION, msgspec.json.encode(body))
 
     async def names(self) -> Sequence[str]:
-        listed = await self.inner.list(TASK_ACTION)
+        listed = await self._cluster.list(TASK_ACTION)
         return sorted(item.metadata.name for item in listed.items)
 
 
@@ -157,8 +155,8 @@ async def test_one_that_can_not_be_announced_is_kept_for_the_next_sweep() -> Non
 async def test_one_that_was_made_anew_meanwhile_stays() -> None:
     async with cluster() as known:
         await known.add("a", LONG_AGO)
-        listed = await known.inner.list(TASK_ACTION)
-        await known.inner.delete(TASK_ACTION, "ns", "a")
+        listed = await known.list(TASK_ACTION)
+        await known.delete(TASK_ACTION, "ns", "a")
         await known.add("a", {})
         sweeper = Sweeper(known, gc_ttl_s=3600)
         assert not await sweeper._delete(listed.items[0].metadata)

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import pytest
 
-from propfan.engine.cluster import POD, Kind, LabelSelector, ObjectList, ObservedObject, WatchEvent
+from propfan.engine.cluster import POD, Kind, ObjectList, ObservedObject, WatchEvent
 from propfan.engine.embedded import EmbeddedCluster
+from propfan.engine.forwarding import ForwardingCluster
 from propfan.engine.processes import ProcessRuntime, pod_worker, runtime
 from propfan.engine.processes.pod_worker import PodWorker
 from propfan.engine.processes.supervisor import start_ticks
@@ -34,38 +34,21 @@ from tests.unit.engine.processes.machine import (
 pytestmark = pytest.mark.anyio
 
 
-class FaultyCluster:
+class FaultyCluster(ForwardingCluster):
     """Every write of an object fails once before it is applied and once after; every second watch expires."""
 
     def __init__(self, cluster: EmbeddedCluster) -> None:
-        self._cluster = cluster
+        super().__init__(cluster)
         self.calls: Counter[str] = Counter()
 
-    async def get(self, kind: Kind, namespace: str, name: str) -> ObservedObject:
-        return await self._cluster.get(kind, namespace, name)
-
-    async def list(
-        self,
-        kind: Kind,
-        *,
-        namespace: str = "",
-        labels: LabelSelector | None = None,
-        limit: int = 500,
-        continue_token: str = "",
-    ) -> ObjectList:
+    async def list(self, kind: Kind, *, limit: int = 500, **options: Any) -> ObjectList:
         if self._is_turn("list", 1):
             raise UnavailableError("pods", "list")
-        return await self._cluster.list(
-            kind, namespace=namespace, labels=labels, limit=1, continue_token=continue_token
-        )
+        return await self._cluster.list(kind, limit=1, **options)
 
     @asynccontextmanager
-    async def watch(
-        self, kind: Kind, *, namespace: str = "", labels: LabelSelector | None = None, resource_version: str
-    ) -> AsyncIterator[AsyncIterator[Sequence[WatchEvent]]]:
-        async with self._cluster.watch(
-            kind, namespace=namespace, labels=labels, resource_version=resource_version
-        ) as batches:
+    async def watch(self, kind: Kind, **options: Any) -> AsyncIterator[AsyncIterator[Sequence[WatchEvent]]]:
+        async with self._cluster.watch(kind, **options) as batches:
             yield self._brief(batches, expires=self._is_turn("watch", 1))
 
     async def _brief(
@@ -77,37 +60,21 @@ class FaultyCluster:
             yield batch
             return
 
-    async def create(self, kind: Kind, body: bytes) -> ObservedObject:
-        return await self._cluster.create(kind, body)
-
-    async def patch(
-        self,
-        kind: Kind,
-        namespace: str,
-        name: str,
-        patch: Mapping[str, Any] | msgspec.Struct,
-        *,
-        subresource: str = "",
-        resource_version: str = "",
-    ) -> ObservedObject:
-        call = f"patch {name} {subresource}"
+    async def patch(self, kind: Kind, namespace: str, name: str, patch: Any, **options: Any) -> ObservedObject:
+        call = f"patch {name} {options.get('subresource', '')}"
         if self._is_turn(call, 1):
             raise UnavailableError(name, "not applied")
         if self._is_turn(call + "again", 1):
             raise ConflictError(name, "somebody else was faster")
-        patched = await self._cluster.patch(
-            kind, namespace, name, patch, subresource=subresource, resource_version=resource_version
-        )
+        patched = await self._cluster.patch(kind, namespace, name, patch, **options)
         if self._is_turn(call + "after", 1):
             raise UnavailableError(name, "applied, but nobody said so")
         return patched
 
-    async def delete(
-        self, kind: Kind, namespace: str, name: str, *, uid: str = "", grace_period_s: int | None = None
-    ) -> None:
+    async def delete(self, kind: Kind, namespace: str, name: str, **options: Any) -> None:
         if self._is_turn(f"delete {name}", 1):
             raise UnavailableError(name, "not applied")
-        await self._cluster.delete(kind, namespace, name, uid=uid, grace_period_s=grace_period_s)
+        await self._cluster.delete(kind, namespace, name, **options)
 
     def _is_turn(self, call: str, turn: int) -> bool:
         self.calls[call] += 1

@@ -15,6 +15,7 @@ from propfan.engine.clock import SystemClock
 from propfan.engine.cluster import TASK_ACTION, Kind, ObservedObject
 from propfan.engine.config import EngineConfig
 from propfan.engine.embedded import EmbeddedCluster
+from propfan.engine.forwarding import ForwardingCluster
 from propfan.engine.reconcile.live_task import LiveTask, decode
 from propfan.engine.reconcile.reconciler import Reconciler
 from propfan.engine.reconcile.rounds import Rounds
@@ -70,22 +71,19 @@ class PodPlugin:
         return None
 
 
-class CountingCluster:
+class CountingCluster(ForwardingCluster):
     """The embedded cluster; ``writes`` are those of the engine, ``failures`` what the next status writes get."""
 
     def __init__(self, cluster: EmbeddedCluster) -> None:
-        self._cluster: Final = cluster
+        super().__init__(cluster)
         self.writes: Final[list[str]] = []
         self.failures: Final[list[Exception]] = []
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._cluster, name)
 
     async def create(self, kind: Kind, body: bytes) -> ObservedObject:
         self.writes.append(f"create {kind}")
         return await self._cluster.create(kind, body)
 
-    async def patch(self, kind: Kind, namespace: str, name: str, patch: Any, **more: str) -> ObservedObject:
+    async def patch(self, kind: Kind, namespace: str, name: str, patch: Any, **more: Any) -> ObservedObject:
         what = more.get("subresource") or ",".join(patch.get("metadata", patch))
         self.writes.append(f"patch {kind} {what}")
         if what == "status" and self.failures:

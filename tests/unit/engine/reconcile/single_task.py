@@ -15,6 +15,7 @@ from propfan.engine.clock import SystemClock
 from propfan.engine.cluster import TASK_ACTION, Kind, ObservedObject
 from propfan.engine.config import EngineConfig
 from propfan.engine.embedded import EmbeddedCluster
+from propfan.engine.forwarding import ForwardingCluster
 from propfan.engine.reconcile.kubernetes_runner import KubernetesRunner
 from propfan.engine.reconcile.live_task import LiveTask, TaskKey, decode, identity_of
 from propfan.engine.reconcile.rounds import Rounds
@@ -76,16 +77,13 @@ def raising(error: Exception) -> Callable[..., Any]:
     return fail
 
 
-class FaultyCluster:
+class FaultyCluster(ForwardingCluster):
     """Notes reads and writes in ``calls``; ``errors`` are raised by the next calls of a method, in place of it."""
 
     def __init__(self, truth: EmbeddedCluster) -> None:
-        self._truth: Final = truth
+        super().__init__(truth)
         self.calls: Final[list[str]] = []
         self.errors: Final[dict[str, list[Exception]]] = defaultdict(list)
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._truth, name)
 
     def _begin(self, method: str, kind: Kind, name: str = "") -> None:
         self.calls.append(f"{method} {kind} {name}".rstrip())
@@ -94,19 +92,19 @@ class FaultyCluster:
 
     async def get(self, kind: Kind, namespace: str, name: str) -> ObservedObject:
         self._begin("get", kind, name)
-        return await self._truth.get(kind, namespace, name)
+        return await self._cluster.get(kind, namespace, name)
 
     async def create(self, kind: Kind, body: bytes) -> ObservedObject:
         self._begin("create", kind)
-        return await self._truth.create(kind, body)
+        return await self._cluster.create(kind, body)
 
-    async def patch(self, kind: Kind, namespace: str, name: str, patch: Any, **more: str) -> ObservedObject:
+    async def patch(self, kind: Kind, namespace: str, name: str, patch: Any, **more: Any) -> ObservedObject:
         self._begin("patch", kind, name)
-        return await self._truth.patch(kind, namespace, name, patch, **more)
+        return await self._cluster.patch(kind, namespace, name, patch, **more)
 
     async def delete(self, kind: Kind, namespace: str, name: str, **more: Any) -> None:
         self._begin("delete", kind, name)
-        await self._truth.delete(kind, namespace, name, **more)
+        await self._cluster.delete(kind, namespace, name, **more)
 
 
 class SingleTask:
