@@ -16,9 +16,6 @@ import msgspec
 from propfan.pluginmachinery.connector import Blob, Dataset
 from propfan.pluginmachinery.errors import BadTaskSpecificationError
 
-HIDDEN: Final = "***"
-"""What is shown in the place of a secret."""
-
 _SECRET: Final = re.compile(r"\{secrets\.([^{}\s]+)\}")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import import_module
@@ -15,6 +16,7 @@ from propfan.pluginmachinery.connector import Connection, Connector, ConnectorSe
 from propfan.pluginmachinery.errors import PermanentError, TransientError
 from propfan.pluginmachinery.phases import MessageFormat, TaskLog
 from propfan.plugins.connectors.http_answers import NOT_ALLOWED, checked
+from propfan.plugins.connectors.redaction import redacted
 
 if TYPE_CHECKING:
     from openai import APIStatusError, AsyncOpenAI
@@ -111,7 +113,7 @@ class Account:
             raise TransientError("", self._without_key(told)) from None
         except _NoApiError as error:
             raise TransientError("", f"openai: {what}: {error}") from None
-        except openai.OpenAIError as error:
+        except (openai.OpenAIError, json.JSONDecodeError) as error:
             told = f"openai: {what}: the answer of {self.client.base_url} can not be read: {error}"
             raise TransientError("", self._without_key(told)) from None
 
@@ -151,7 +153,7 @@ class Account:
         return TransientError("", f"openai: {what}: status {error.status_code} of {url}: {told}")
 
     def _without_key(self, text: str) -> str:
-        return text.replace(self._key, "***")
+        return redacted(text, [self._key])
 
 
 class Accounts:

@@ -18,6 +18,7 @@ from sqlalchemy.pool import NullPool
 
 from propfan.pluginmachinery.errors import BadTaskSpecificationError, PermanentError, PropfanError, TransientError
 from propfan.plugins.connectors.http_answers import NOT_ALLOWED
+from propfan.plugins.connectors.redaction import redacted
 from propfan.plugins.connectors.sql_templates import MYSQL, STANDARD, Syntax
 from propfan.plugins.connectors.sqlalchemy.config import DatabaseConfig
 
@@ -154,9 +155,7 @@ class Database(msgspec.Struct, frozen=True):
                     raise BadTaskSpecificationError(self.redacted(f"{self.shown}: {refusal}"))
 
     def redacted(self, text: str) -> str:
-        for secret in self.hidden:
-            text = text.replace(secret, "***")
-        return text
+        return redacted(text, self.hidden)
 
     def failure(self, error: exc.DBAPIError, *, is_connected: bool) -> PropfanError | str:
         """What an error of the driver means: what to raise, or what to tell the task's user."""

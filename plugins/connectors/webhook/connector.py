@@ -32,7 +32,8 @@ from propfan.pluginmachinery.errors import (
 from propfan.plugins.connectors.hosts import HostConfig
 from propfan.plugins.connectors.http_answers import retry_after_s
 from propfan.plugins.connectors.offered_secrets import OfferedSecrets
-from propfan.plugins.connectors.placeholders import HIDDEN, Placeholders, as_text, secret_names
+from propfan.plugins.connectors.placeholders import Placeholders, as_text, secret_names
+from propfan.plugins.connectors.redaction import HIDDEN, redacted
 
 _METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"})
 _REPEATABLE: Final = frozenset({"GET", "HEAD", "PUT", "DELETE"})
@@ -123,9 +124,7 @@ class Call(msgspec.Struct, frozen=True):
         return {"status_code": response.status, **self.info}
 
     def without_secrets(self, text: str) -> str:
-        for value in self.hidden:
-            text = text.replace(value, HIDDEN)
-        return text
+        return redacted(text, self.hidden)
 
 
 class WebhookConnector(SyncConnector):
@@ -302,8 +301,8 @@ def _authority(url: URL) -> str:
 
 
 def _writings(secrets: Iterable[str]) -> tuple[str, ...]:
-    """As they are, and as they are written in URLs and in JSON; the longest first."""
-    found = {
+    """As they are, and as they are written in URLs and in JSON."""
+    return tuple(
         writing
         for value in secrets
         if len(value) >= _MIN_HIDDEN_CHARS
@@ -314,8 +313,7 @@ def _writings(secrets: Iterable[str]) -> tuple[str, ...]:
             quote_plus(value),
             msgspec.json.encode(value).decode()[1:-1],
         )
-    }
-    return tuple(sorted(found, key=len, reverse=True))
+    )
 
 
 def _told(error: TaskError, call: Call) -> str:

@@ -42,7 +42,8 @@ class Fault(msgspec.Struct, frozen=True):
     Attributes:
         is_done: Whether the request is carried out all the same: its answer is lost.
         is_cut: The answer's body ends before its time.
-        text: Sent in place of JSON, as by a web server that is no API.
+        text: Sent in place of an answer of the API's.
+        content_type: Of ``text``.
     """
 
     where: str
@@ -53,6 +54,7 @@ class Fault(msgspec.Struct, frozen=True):
     is_done: bool = False
     is_cut: bool = False
     text: str = ""
+    content_type: str = "text/html"
 
 
 class ApiError(Exception):
@@ -157,7 +159,7 @@ class ApiServer:
             if fault.is_cut:
                 return await _cut(request)
             if fault.text:
-                return web.Response(status=fault.status, text=fault.text, content_type="text/html")
+                return web.Response(status=fault.status, text=fault.text, content_type=fault.content_type)
             kind = {"message": fault.message, "type": fault.code or "server_error", "param": None, "code": fault.code}
             return web.json_response({"error": kind}, status=fault.status, headers=fault.headers)
         except ApiError as error:

@@ -202,6 +202,15 @@ async def test_a_page_of_a_web_server_is_no_answer(api: ApiServer, setup: Connec
 
 
 @pytest.mark.parametrize("name", JSON_CASES)
+async def test_an_answer_that_is_called_json_and_is_none_is_no_answer(
+    api: ApiServer, setup: ConnectorSetup, name: str
+) -> None:
+    api.faults.append(Fault(CASES[name].request, 200, text='{"id": ', content_type="application/json"))
+    with pytest.raises(TransientError, match=r"^openai: \w.*: the answer of http://\S+ can not be read"):
+        await CASES[name].run(setup)
+
+
+@pytest.mark.parametrize("name", JSON_CASES)
 async def test_an_answer_that_breaks_off_is_no_answer(api: ApiServer, setup: ConnectorSetup, name: str) -> None:
     case = CASES[name]
     api.faults.append(Fault(case.request, is_cut=True))
