@@ -26,6 +26,7 @@ from propfan.pluginmachinery.connector import (
     TaskRequest,
 )
 from propfan.pluginmachinery.errors import BadTaskSpecificationError, PermanentError, TransientError
+from propfan.plugins.connectors import bearer
 from propfan.plugins.connectors.bigquery import jobs, parameters
 from propfan.plugins.connectors.bigquery.credentials import SECRET, Account, Accounts
 from propfan.plugins.connectors.bigquery.jobs import Job, JobReference
@@ -153,18 +154,7 @@ class BigQueryConnector(AsyncConnector[BigQueryMeta]):
         params: Mapping[str, str] | None = None,
         json: Any = None,
     ) -> HttpResponse:
-        """One request; once more with a new token when the one that is kept was revoked."""
-        token = await account.token()
-        answer = await self._asked_with(token, method, url, params, json)
-        if answer.status == 401:
-            answer = await self._asked_with(await account.token(refused=token), method, url, params, json)
-        return answer
-
-    async def _asked_with(
-        self, token: str, method: str, url: str, params: Mapping[str, str] | None, json: Any
-    ) -> HttpResponse:
-        headers = {"Authorization": f"Bearer {token}", "Accept": "application/json"}
-        return await self.setup.http.request(method, url, params=params, headers=headers, json=json)
+        return await bearer.asked(self.setup.http, account.token, method, url, params=params, json=json)
 
     def _url(self, project: str, job: str = "") -> str:
         path = f"/bigquery/v2/projects/{quote(project, safe=':')}/jobs"

@@ -43,11 +43,11 @@ class Account:
         self._credentials: Final = credentials
         self._turn: Final = anyio.Lock()
 
-    async def token(self, refused: str = "") -> str:
+    async def token(self, refused: str) -> str:
         """A token that is good for some minutes more.
 
         Args:
-            refused: One that BigQuery does not take any more, so that another is needed.
+            refused: One that BigQuery does not take any more, so that another is needed; empty for none.
 
         Raises:
             TransientError: the token endpoint does not answer.
@@ -77,6 +77,9 @@ class Account:
             raise PermanentError(NOT_ALLOWED, f"{problem}; check the key in the secret '{SECRET}'") from error
         except (exceptions.TransportError, requests.RequestException) as error:
             raise TransientError("", f"no token for BigQuery: {error}") from error
+        except exceptions.GoogleAuthError as error:  # its text may show parts of the key
+            problem = f"no token for BigQuery: the key in the secret '{SECRET}' can not be used: {type(error).__name__}"
+            raise PermanentError(NOT_ALLOWED, problem) from None
 
 
 class Accounts:

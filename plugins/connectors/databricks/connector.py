@@ -29,6 +29,8 @@ from propfan.pluginmachinery.connector import (
 from propfan.pluginmachinery.contexts import ExecutionErrorDocument, IOPaths
 from propfan.pluginmachinery.errors import BadTaskSpecificationError, ConfigError, PropfanError
 from propfan.pluginmachinery.readers import RemoteOutputReader
+from propfan.plugins.connectors import bearer
+from propfan.plugins.connectors.bearer import TokenOf
 from propfan.plugins.connectors.databricks import runs
 from propfan.plugins.connectors.databricks.runs import Run, RunOutput
 from propfan.plugins.connectors.databricks.submission import (
@@ -42,7 +44,6 @@ from propfan.plugins.connectors.databricks.tokens import (
     PERSONAL,
     SERVICE_PRINCIPAL,
     ServicePrincipals,
-    TokenOf,
     personal,
 )
 from propfan.plugins.connectors.hosts import HostConfig
@@ -255,7 +256,7 @@ class DatabricksConnector(AsyncConnector[DatabricksMeta]):
 
 
 class _Asking:
-    """Calls of one workspace's runs; once more with another token where the first one has ended."""
+    """Calls of one workspace's runs."""
 
     def __init__(self, http: HttpClient, workspace: str, token_of: TokenOf) -> None:
         self._http: Final = http
@@ -265,17 +266,7 @@ class _Asking:
     async def __call__(
         self, method: str, path: str, *, params: Mapping[str, str] | None = None, json: Any = None
     ) -> HttpResponse:
-        token = await self._token_of("")
-        answer = await self._asked_with(token, method, path, params, json)
-        if answer.status == 401 and (another := await self._token_of(token)) != token:
-            answer = await self._asked_with(another, method, path, params, json)
-        return answer
-
-    async def _asked_with(
-        self, token: str, method: str, path: str, params: Mapping[str, str] | None, json: Any
-    ) -> HttpResponse:
-        headers = {"Authorization": f"Bearer {token}"}
-        return await self._http.request(method, self._base + path, params=params, headers=headers, json=json)
+        return await bearer.asked(self._http, self._token_of, method, self._base + path, params=params, json=json)
 
 
 def _host(instance: str) -> str:

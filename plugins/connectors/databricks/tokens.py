@@ -10,7 +10,6 @@ from __future__ import annotations
 import base64
 import hashlib
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable
 from datetime import timedelta
 from typing import Final
 
@@ -18,6 +17,7 @@ import anyio
 import msgspec
 
 from propfan.pluginmachinery.connector import ConnectorSetup, HttpClient
+from propfan.plugins.connectors.bearer import TokenOf
 from propfan.plugins.connectors.http_answers import checked
 
 PERSONAL: Final = "pat"
@@ -28,9 +28,6 @@ _MARGIN: Final = timedelta(minutes=5)
 """A token is not used when it ends within this: a call may wait for its turn."""
 _MAX_PRINCIPALS: Final = 200
 """Whose tokens are kept; of more, those used last."""
-
-TokenOf = Callable[[str], Awaitable[str]]
-"""A token to send; another one than the argument, which Databricks does not take any more, where there is one."""
 
 
 class _Issued(msgspec.Struct, frozen=True):

@@ -13,7 +13,8 @@ import msgspec
 import pytest
 from aiohttp import web
 from flyteidl2.core import types_pb2
-from google.auth import _exponential_backoff, _helpers
+from google.auth import _exponential_backoff, _helpers, exceptions
+from google.oauth2 import service_account
 
 from propfan.pluginmachinery.connector import Connection, Dataset, JobContext, RemotePhase, Resource, TaskRequest
 from propfan.pluginmachinery.errors import BadTaskSpecificationError, DecodeError, PermanentError, TransientError
@@ -313,6 +314,17 @@ async def test_key_that_google_does_not_take_fails_the_task() -> None:
         fake._keys.clear()
         with pytest.raises(PermanentError, match=rf"invalid_grant.*check the key in the secret '{SECRET}'") as caught:
             await BigQueryConnector(setup).create(query("SELECT 1", secrets={SECRET: key}))
+    assert "PRIVATE KEY" not in str(caught.value)
+
+
+async def test_key_that_googles_library_can_not_use_is_told_without_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refresh(*_: Any) -> None:
+        raise exceptions.InvalidValue("-----BEGIN PRIVATE KEY-----")  # type: ignore[no-untyped-call]
+
+    async with served(has_key=False) as (fake, setup):
+        monkeypatch.setattr(service_account.Credentials, "refresh", refresh)
+        with pytest.raises(PermanentError, match=rf"secret '{SECRET}' can not be used: InvalidValue") as caught:
+            await BigQueryConnector(setup).create(query("SELECT 1", secrets={SECRET: fake.key()}))
     assert "PRIVATE KEY" not in str(caught.value)
 
 
