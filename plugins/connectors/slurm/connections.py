@@ -11,10 +11,12 @@ import re
 import shlex
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import anyio
+import anyio.to_thread
 import msgspec
 
 from propfan.pluginmachinery.errors import PermanentError, TransientError
@@ -224,6 +226,8 @@ class Connections:
     async def _connect(
         self, address: Address, private_key: str, missing: PermanentError | None
     ) -> asyncssh.SSHClientConnection:
+        # A third of a second when it is the first time, in which others want to be answered.
+        await anyio.to_thread.run_sync(import_module, "asyncssh")
         import asyncssh
 
         with told(address):

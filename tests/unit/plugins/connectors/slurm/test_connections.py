@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -44,6 +46,34 @@ async def test_one_connection_serves_many_calls(cluster: Cluster) -> None:
         for number in range(30):
             group.start_soon(say, made, str(number))
     assert cluster.connections == 1
+
+
+def test_the_library_is_not_read_on_the_event_loop() -> None:
+    """It takes a third of a second."""
+    program = """
+import sys, threading
+import anyio
+from propfan.pluginmachinery.errors import TaskError
+from propfan.plugins.connectors.slurm.config import SlurmConfig
+from propfan.plugins.connectors.slurm.connections import Address, Connections
+
+class Watch:
+    def find_spec(self, name, *_):
+        if name == "asyncssh":
+            print(threading.current_thread() is threading.main_thread())
+
+async def main():
+    try:
+        async with Connections(SlurmConfig()).login(Address("127.0.0.1", 1), "", None):
+            pass
+    except TaskError:
+        pass
+
+sys.meta_path.insert(0, Watch())
+anyio.run(main)
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["False"]
 
 
 async def test_users_and_keys_have_their_own(cluster: Cluster) -> None:
