@@ -15,7 +15,8 @@ DOCKERFILE = (ROOT / "Dockerfile").read_text()
 
 def after(keyword: str) -> str:
     """What follows the last line with this keyword."""
-    return re.findall(rf"^{keyword} (.*)$", DOCKERFILE, re.MULTILINE)[-1]
+    found: list[str] = re.findall(rf"^{keyword} (.*)$", DOCKERFILE, re.MULTILINE)
+    return found[-1]
 
 
 def test_the_image_runs_as_the_user_of_the_manifests() -> None:

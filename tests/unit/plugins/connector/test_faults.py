@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import base64
-from datetime import UTC, datetime, timedelta
-from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
@@ -12,15 +10,12 @@ import anyio
 import grpc
 import msgspec
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
 
 from propfan.engine import Engine
 from propfan.engine.cluster import TASK_ACTION
 from propfan.engine.reconcile.live_task import TaskKey
 from propfan.engine.task_state import Outcome
+from tests.unit.engine.connector_service.certificates import Authority
 from tests.unit.plugins.connector.rig import engine_at, quick_looks, run, submit, template
 from tests.unit.plugins.connector.service import PHASES, Service, serving
 
@@ -380,32 +375,9 @@ async def test_secret_that_is_away_for_a_moment_ends_no_job_that_runs(monkeypatc
     assert service.requests[-1].connection.secrets["token"] == "hunter3"
 
 
-def certificate(name: str = "localhost") -> tuple[bytes, bytes]:
-    """A key and a certificate that it signed itself."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
-    now = datetime.now(UTC)
-    names = [x509.DNSName(name), x509.IPAddress(ip_address("127.0.0.1"))]
-    made = (
-        x509.CertificateBuilder()
-        .subject_name(subject)
-        .issuer_name(subject)
-        .public_key(key.public_key())
-        .serial_number(1)
-        .not_valid_before(now - timedelta(days=1))
-        .not_valid_after(now + timedelta(days=1))
-        .add_extension(x509.SubjectAlternativeName(names), critical=False)
-        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
-        .sign(key, hashes.SHA256())
-    )
-    private = key.private_bytes(
-        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-    )
-    return private, made.public_bytes(serialization.Encoding.PEM)
-
-
 async def test_certificate_that_is_not_trusted_fails_the_task_and_says_which_setting_helps() -> None:
-    credentials = grpc.ssl_server_credentials([certificate()])
+    pair = Authority().pair("connector")
+    credentials = grpc.ssl_server_credentials([(pair.key, pair.certificate)])
     async with (
         serving(credentials=credentials) as server,
         engine_at(server.endpoint, deployment={"insecure": False}, supportedTaskTypes=["job"]) as engine,
@@ -419,8 +391,9 @@ async def test_certificate_that_is_not_trusted_fails_the_task_and_says_which_set
 
 
 async def test_trusted_authority_and_auth_metadata_come_from_secrets(monkeypatch: pytest.MonkeyPatch) -> None:
-    private, public = certificate()
-    monkeypatch.setenv("FLYTE_SECRET_CA", public.decode())
+    authority = Authority()
+    pair = authority.pair("connector")
+    monkeypatch.setenv("FLYTE_SECRET_CA", authority.certificate.decode())
     monkeypatch.setenv("FLYTE_SECRET_BEARER", "Bearer 42")
     deployment = {
         "insecure": False,
@@ -428,7 +401,7 @@ async def test_trusted_authority_and_auth_metadata_come_from_secrets(monkeypatch
         "metadata": {"x-tenant": "shop"},
         "metadataSecrets": {"authorization": "BEARER"},
     }
-    credentials = grpc.ssl_server_credentials([(private, public)])
+    credentials = grpc.ssl_server_credentials([(pair.key, pair.certificate)])
     async with (
         serving(credentials=credentials) as server,
         engine_at(server.endpoint, deployment=deployment) as engine,

@@ -13,6 +13,7 @@ from aiohttp import web
 
 from propfan.engine.connector_service.config import HttpConfig
 from propfan.engine.connector_service.http import AiohttpClient
+from tests.unit.plugins.connectors import loopback
 
 
 class Received(msgspec.Struct, frozen=True):
@@ -69,14 +70,9 @@ class Receiver:
 async def receiving(receiver: Receiver) -> AsyncIterator[Receiver]:
     app = web.Application()
     app.router.add_route("*", "/{path:.*}", receiver.handle)
-    runner = web.AppRunner(app, shutdown_timeout=0.1)
-    await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", receiver.port).start()
-    receiver.port = runner.addresses[0][1]
-    try:
+    async with loopback.served(app, receiver.port) as url:
+        receiver.port = int(url.rpartition(":")[2])
         yield receiver
-    finally:
-        await runner.cleanup()
 
 
 @asynccontextmanager

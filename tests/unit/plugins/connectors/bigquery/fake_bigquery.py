@@ -23,6 +23,8 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 from google.auth import jwt
 
+from tests.unit.plugins.connectors import loopback
+
 SCOPES: Final = {"https://www.googleapis.com/auth/bigquery", "https://www.googleapis.com/auth/cloud-platform"}
 """``jobs.insert`` asks for one of them."""
 GRANT: Final = "urn:ietf:params:oauth:grant-type:jwt-bearer"
@@ -46,7 +48,7 @@ PARAMETER_TYPES: Final = {
 }
 
 
-class RefusalError(Exception):
+class RefusalError(loopback.Refusal):
     """An error of the API."""
 
     def __init__(self, status: int, reason: str, message: str, headers: Mapping[str, str] | None = None) -> None:
@@ -104,7 +106,7 @@ class FakeBigQuery:
         return json.dumps({**made, **changes})
 
     def application(self) -> web.Application:
-        made = web.Application(middlewares=[_refusing])
+        made = web.Application(middlewares=[loopback.refusing])
         made.router.add_post("/token", self._token)
         made.router.add_post("/bigquery/v2/projects/{project}/jobs", self._insert)
         made.router.add_get("/bigquery/v2/projects/{project}/jobs/{job}", self._get)
@@ -227,25 +229,8 @@ class FakeBigQuery:
 async def opened(projects: Mapping[str, str] | None = None) -> AsyncIterator[FakeBigQuery]:
     """Serves it on loopback; projects are given with the location where their tables are."""
     fake = FakeBigQuery(projects or {"acme": "US"})
-    runner = web.AppRunner(fake.application())
-    await runner.setup()
-    try:
-        site = web.TCPSite(runner, "127.0.0.1", 0)
-        await site.start()
-        host, port = runner.addresses[0][:2]
-        fake.url = f"http://{host}:{port}"
+    async with loopback.served(fake.application()) as fake.url:
         yield fake
-    finally:
-        await runner.cleanup()
-
-
-@web.middleware
-async def _refusing(request: web.Request, handler: Any) -> web.StreamResponse:
-    try:
-        answer: web.StreamResponse = await handler(request)
-    except RefusalError as refusal:
-        return refusal.answer()
-    return answer
 
 
 def _known(members: Any, names: set[str], path: str) -> None:

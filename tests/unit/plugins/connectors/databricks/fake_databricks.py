@@ -20,6 +20,7 @@ import msgspec
 from aiohttp import BasicAuth, web
 
 from propfan.plugins.connectors.databricks.submission import TASK_KEY
+from tests.unit.plugins.connectors import loopback
 
 RUN_FIELDS: Final[Mapping[str, type | tuple[type, ...]]] = {
     "access_control_list": list,
@@ -89,7 +90,7 @@ CLUSTER_FIELDS: Final[Mapping[str, type | tuple[type, ...]]] = {
 }
 
 
-class RefusalError(Exception):
+class RefusalError(loopback.Refusal):
     """An error of the API."""
 
     def __init__(self, status: int, code: str, message: str, headers: Mapping[str, str] | None = None) -> None:
@@ -161,7 +162,7 @@ class FakeDatabricks:
         del self.submissions[run_id], self._left[run_id]
 
     def application(self) -> web.Application:
-        made = web.Application(middlewares=[_refusing])
+        made = web.Application(middlewares=[loopback.refusing])
         made.router.add_post("/oidc/v1/token", self._token)
         made.router.add_post("/api/2.1/jobs/runs/submit", self._submit)
         made.router.add_get("/api/2.1/jobs/runs/get", self._get)
@@ -276,24 +277,8 @@ class FakeDatabricks:
 async def opened(token: str = "dapi-service") -> AsyncIterator[FakeDatabricks]:
     """Serves it on loopback."""
     fake = FakeDatabricks(token)
-    runner = web.AppRunner(fake.application())
-    await runner.setup()
-    try:
-        await web.TCPSite(runner, "127.0.0.1", 0).start()
-        host, port = runner.addresses[0][:2]
-        fake.url = f"http://{host}:{port}"
+    async with loopback.served(fake.application()) as fake.url:
         yield fake
-    finally:
-        await runner.cleanup()
-
-
-@web.middleware
-async def _refusing(request: web.Request, handler: Any) -> web.StreamResponse:
-    try:
-        answer: web.StreamResponse = await handler(request)
-    except RefusalError as refusal:
-        return refusal.answer()
-    return answer
 
 
 async def _body(request: web.Request) -> dict[str, Any]:

@@ -20,6 +20,8 @@ import anyio
 import msgspec
 from aiohttp import BodyPartReader, web
 
+from tests.unit.plugins.connectors import loopback
+
 KEY: Final = "sk-test-0123456789abcdef"
 ORGANIZATION: Final = "org-propfan"
 
@@ -132,15 +134,9 @@ class ApiServer:
                 web.post("/v1/chat/completions", self._chat),
             ]
         )
-        runner = web.AppRunner(application, shutdown_timeout=0.1)
-        await runner.setup()
-        site = web.TCPSite(runner, "127.0.0.1", 0)
-        await site.start()
-        self.url = f"http://127.0.0.1:{runner.addresses[0][1]}/v1"
-        try:
+        async with loopback.served(application) as url:
+            self.url = f"{url}/v1"
             yield
-        finally:
-            await runner.cleanup()
 
     @web.middleware
     async def _answered(self, request: web.Request, handler: Any) -> web.StreamResponse:

@@ -24,6 +24,8 @@ from aiohttp import web
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 
+from tests.unit.plugins.connectors import loopback
+
 FIELDS: Mapping[str, type] = {
     **dict.fromkeys(("statement", "database", "schema", "warehouse", "role"), str),
     "timeout": int,
@@ -243,13 +245,8 @@ def _check(body: Any) -> None:
 async def opened() -> AsyncIterator[FakeSnowflake]:
     """Serves it on loopback."""
     fake = FakeSnowflake()
-    runner = web.AppRunner(fake.application(), shutdown_timeout=0.1)
-    await runner.setup()
     try:
-        await web.TCPSite(runner, "127.0.0.1", 0).start()
-        host, port = runner.addresses[0][:2]
-        fake.url = f"http://{host}:{port}"
-        yield fake
+        async with loopback.served(fake.application()) as fake.url:
+            yield fake
     finally:
-        await runner.cleanup()
         fake.close()
