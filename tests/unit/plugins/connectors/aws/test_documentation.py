@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from pathlib import Path
 from typing import Any
 
@@ -11,40 +10,30 @@ import msgspec
 import pytest
 import yaml
 
-from propfan.pluginmachinery.config import decode_config
 from propfan.plugins.connectors.aws.athena import PrestoQuery
 from propfan.plugins.connectors.aws.clients import MAX_CLIENTS, MAX_IDENTITIES
-from propfan.plugins.connectors.aws.config import AthenaConfig, AwsConfig
 from propfan.plugins.connectors.aws.endpoints import PHASES
 from tests.unit.engine.cli.command import propfan
 from tests.unit.plugins.connectors.aws.amazon import Amazon
 from tests.unit.plugins.connectors.aws.rig import SECRETS, section
+from tests.unit.plugins.connectors.pages import Page
 
-PAGE = (Path(__file__).parents[5] / "docs" / "connectors" / "aws.md").read_text()
-BLOCKS: list[str] = re.findall(r"```yaml\n(.*?)```", PAGE, re.DOTALL)
-
-
-def block(start: str) -> str:
-    return next(text for text in BLOCKS if text.startswith(start))
+PAGE = Page("aws")
 
 
-def test_settings_are_all_there_with_their_defaults() -> None:
-    printed = yaml.safe_load(block("region:"))
-    assert decode_config(AwsConfig, printed, "connectors.aws") == AwsConfig()
-    assert set(printed) == {field.encode_name for field in msgspec.structs.fields(AwsConfig)}
-    assert set(printed["athena"]) == {field.encode_name for field in msgspec.structs.fields(AthenaConfig)}
-    assert f"the last {MAX_IDENTITIES} identities are kept, with {MAX_CLIENTS} clients each" in PAGE
+def test_limits_are_told() -> None:
+    assert f"the last {MAX_IDENTITIES} identities are kept, with {MAX_CLIENTS} clients each" in PAGE.text
 
 
 def test_states_are_all_there() -> None:
     for status, phase in PHASES.items():
-        (row,) = [line for line in PAGE.splitlines() if line.startswith("|") and f"`{status}`" in line]
+        (row,) = [line for line in PAGE.text.splitlines() if line.startswith("|") and f"`{status}`" in line]
         assert phase.name in row
 
 
 def test_fields_are_all_there() -> None:
     for field in msgspec.structs.fields(PrestoQuery):
-        assert f"| `{field.encode_name}` |" in PAGE
+        assert f"| `{field.encode_name}` |" in PAGE.text
 
 
 @pytest.mark.parametrize(
@@ -56,7 +45,7 @@ def test_fields_are_all_there() -> None:
 )
 def test_examples_run(aws: Amazon, tmp_path: Path, start: str, inputs: Any, outputs: Any) -> None:
     """Addresses are compared by their ends."""
-    for name, content in {"task": block(start), "inputs": yaml.safe_dump(inputs)}.items():
+    for name, content in {"task": PAGE.block(start), "inputs": yaml.safe_dump(inputs)}.items():
         (tmp_path / f"{name}.yaml").write_text(content)
     settings = {"connectors": {"aws": section(aws)}}
     (tmp_path / "service.yaml").write_text(yaml.safe_dump(settings))

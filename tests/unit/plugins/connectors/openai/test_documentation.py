@@ -10,25 +10,15 @@ from pathlib import Path
 
 import anyio
 import anyio.to_thread
-import msgspec
 import pytest
-import yaml
 
-from propfan.pluginmachinery.config import decode_config
 from propfan.plugins.connectors.openai import connectors
-from propfan.plugins.connectors.openai.account import OpenAIConfig
 from propfan.plugins.connectors.openai.batches import _PHASES
 from tests.unit.plugins.connectors.openai import api_server
 from tests.unit.plugins.connectors.openai.api_server import ApiServer
+from tests.unit.plugins.connectors.pages import Page
 
-PAGE = (Path(__file__).parents[5] / "docs" / "connectors" / "openai.md").read_text()
-
-
-def test_the_settings_are_all_there_with_their_defaults() -> None:
-    (printed,) = re.findall(r"```yaml\n(base-url.*?)```", PAGE, re.DOTALL)
-    values = yaml.safe_load(printed)
-    assert decode_config(OpenAIConfig, values, "openai") == OpenAIConfig()
-    assert set(values) == {field.encode_name for field in msgspec.structs.fields(OpenAIConfig)}
+PAGE = Page("openai").text
 
 
 def test_the_states_have_the_phases_that_are_printed() -> None:
@@ -46,7 +36,7 @@ def test_the_task_types_are_all_there() -> None:
 
 @pytest.mark.anyio
 async def test_the_example_runs_on_the_command_line(api: ApiServer, tmp_path: Path) -> None:
-    (task,) = re.findall(r"```yaml\n(type: chatgpt.*?)```", PAGE, re.DOTALL)
+    task = Page("openai").block("type: chatgpt")
     await anyio.Path(tmp_path / "chat.yaml").write_text(task.replace("gpt-4o-mini", "echo"))
     await anyio.Path(tmp_path / "inputs.yaml").write_text("message: Say hello.\n")
     command = [

@@ -3,34 +3,16 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path
-from typing import Any
 
 import msgspec
 import pytest
-import yaml
-from flyteidl2.core import tasks_pb2
-from google.protobuf import json_format
 
-from propfan.pluginmachinery.config import decode_config
 from propfan.pluginmachinery.connector import RemotePhase
-from propfan.pluginmachinery.testing.connector_fakes import connector_task
 from propfan.plugins.connectors.slurm import jobs, payloads
-from propfan.plugins.connectors.slurm.config import SlurmConfig
 from propfan.plugins.connectors.slurm.payloads import SlurmSpec, SshConfig
+from tests.unit.plugins.connectors.pages import Page
 
-PAGE = (Path(__file__).parents[5] / "docs" / "connectors" / "slurm.md").read_text()
-
-
-def block(start: str) -> Any:
-    (found,) = re.findall(rf"```yaml\n({start}.*?)```", PAGE, re.DOTALL)
-    return yaml.safe_load(found)
-
-
-def test_settings_are_all_there_with_their_defaults() -> None:
-    printed = block("connectors:")["connectors"]["slurm"]
-    assert decode_config(SlurmConfig, printed, "") == decode_config(SlurmConfig, {}, "")
-    assert set(printed) == {field.encode_name for field in msgspec.structs.fields(SlurmConfig)}
+PAGE = Page("slurm").text
 
 
 def test_fields_are_all_there() -> None:
@@ -58,9 +40,7 @@ def test_states_are_where_they_belong(state: str) -> None:
 
 
 def test_example_is_a_task() -> None:
-    template = tasks_pb2.TaskTemplate()
-    json_format.ParseDict(block("type: slurm"), template)
-    job = payloads.submission(connector_task(template))
+    job = payloads.submission(Page("slurm").task())
     assert job.script.startswith("#!/bin/bash\necho")
     assert job.options == ["--output=/home/ann/hello.%j.out", "--partition=debug", "--time=5"]
     assert job.arguments == ["world"]
