@@ -8,12 +8,11 @@ from typing import Any
 
 from flyteidl2.core import literals_pb2, tasks_pb2, types_pb2
 
-from propfan.engine.connector_service.config import HttpConfig
-from propfan.engine.connector_service.http import AiohttpClient
 from propfan.pluginmachinery.connector import ConnectorSetup, TaskRequest
 from propfan.pluginmachinery.testing import connector_setup, connector_task, task_template
 from tests.unit.plugins.connectors.bigquery import fake_bigquery
 from tests.unit.plugins.connectors.bigquery.fake_bigquery import FakeBigQuery
+from tests.unit.plugins.connectors.receivers import http_client
 
 SECRET = "google_application_credentials"
 
@@ -51,15 +50,11 @@ async def served(
     projects: Mapping[str, str] | None = None, *, has_key: bool = True, **config: Any
 ) -> AsyncIterator[tuple[FakeBigQuery, ConnectorSetup]]:
     """A fake, and what a connector that knows its way there is made with."""
-    http = AiohttpClient(HttpConfig())
-    try:
-        async with fake_bigquery.opened(projects) as fake:
-            section = {
-                "endpoint": fake.url,
-                "token-endpoints": [f"{fake.url}/token"],
-                **{key.replace("_", "-"): value for key, value in config.items()},
-            }
-            secrets = {SECRET: fake.key()} if has_key else {}
-            yield fake, connector_setup(http=http, secrets=secrets, sections={"bigquery": section})
-    finally:
-        await http.close()
+    async with http_client() as http, fake_bigquery.opened(projects) as fake:
+        section = {
+            "endpoint": fake.url,
+            "token-endpoints": [f"{fake.url}/token"],
+            **{key.replace("_", "-"): value for key, value in config.items()},
+        }
+        secrets = {SECRET: fake.key()} if has_key else {}
+        yield fake, connector_setup(http=http, secrets=secrets, sections={"bigquery": section})

@@ -8,12 +8,11 @@ from typing import Any
 
 from flyteidl2.core import tasks_pb2, types_pb2
 
-from propfan.engine.connector_service.config import HttpConfig
-from propfan.engine.connector_service.http import AiohttpClient
 from propfan.pluginmachinery.connector import ConnectorSetup, TaskRequest
 from propfan.pluginmachinery.testing import InMemoryStore, connector_setup, connector_task, task_template
 from tests.unit.plugins.connectors.databricks import fake_databricks
 from tests.unit.plugins.connectors.databricks.fake_databricks import FakeDatabricks
+from tests.unit.plugins.connectors.receivers import http_client
 
 SECRET = "FLYTE_DATABRICKS_ACCESS_TOKEN"
 INSTANCE = "dbc-1.cloud.databricks.com"
@@ -57,21 +56,17 @@ async def served(
     *, secrets: Mapping[str, str] | None = None, environment: Mapping[str, str] | None = None, **config: Any
 ) -> AsyncIterator[tuple[FakeDatabricks, ConnectorSetup]]:
     """A fake, and what a connector that knows its way there is made with."""
-    http = AiohttpClient(HttpConfig())
-    try:
-        async with fake_databricks.opened() as fake:
-            section = {
-                "instance": INSTANCE,
-                "endpoint": fake.url,
-                **{key.replace("_", "-"): value for key, value in config.items()},
-            }
-            setup = connector_setup(
-                http=http,
-                secrets={SECRET: "dapi-service"} if secrets is None else secrets,
-                store=InMemoryStore(),
-                sections={"databricks": section},
-                environment=environment,
-            )
-            yield fake, setup
-    finally:
-        await http.close()
+    async with http_client() as http, fake_databricks.opened() as fake:
+        section = {
+            "instance": INSTANCE,
+            "endpoint": fake.url,
+            **{key.replace("_", "-"): value for key, value in config.items()},
+        }
+        setup = connector_setup(
+            http=http,
+            secrets={SECRET: "dapi-service"} if secrets is None else secrets,
+            store=InMemoryStore(),
+            sections={"databricks": section},
+            environment=environment,
+        )
+        yield fake, setup

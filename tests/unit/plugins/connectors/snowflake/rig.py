@@ -10,10 +10,9 @@ from typing import Any
 
 from flyteidl2.core import literals_pb2, tasks_pb2
 
-from propfan.engine.connector_service.config import HttpConfig
-from propfan.engine.connector_service.http import AiohttpClient
 from propfan.pluginmachinery.connector import ConnectorSetup, TaskRequest
 from propfan.pluginmachinery.testing import connector_setup, connector_task, task_template
+from tests.unit.plugins.connectors.receivers import http_client
 from tests.unit.plugins.connectors.snowflake import fake_snowflake
 from tests.unit.plugins.connectors.snowflake.fake_snowflake import FakeSnowflake, public_key, user_key
 
@@ -51,19 +50,15 @@ def query(
 @asynccontextmanager
 async def served(**config: Any) -> AsyncIterator[tuple[FakeSnowflake, ConnectorSetup]]:
     """A fake that knows the service's key, and what a connector that knows its way there is made with."""
-    http = AiohttpClient(HttpConfig())
-    try:
-        async with fake_snowflake.opened() as fake:
-            fake.keys[USER] = public_key(service_key())
-            section = {"endpoint": fake.url, **{key.replace("_", "-"): value for key, value in config.items()}}
-            yield (
-                fake,
-                connector_setup(
-                    http=http,
-                    secrets={SECRET: service_key()},
-                    sections={"snowflake": section},
-                    now=lambda: datetime.now(UTC),
-                ),
-            )
-    finally:
-        await http.close()
+    async with http_client() as http, fake_snowflake.opened() as fake:
+        fake.keys[USER] = public_key(service_key())
+        section = {"endpoint": fake.url, **{key.replace("_", "-"): value for key, value in config.items()}}
+        yield (
+            fake,
+            connector_setup(
+                http=http,
+                secrets={SECRET: service_key()},
+                sections={"snowflake": section},
+                now=lambda: datetime.now(UTC),
+            ),
+        )
