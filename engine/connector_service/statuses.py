@@ -87,7 +87,7 @@ def _where(error: Exception) -> str:
 
 def redacted(text: str, secrets: Iterable[str]) -> str:
     """Without the values of secrets, and short enough to be sent."""
-    for secret in secrets:
+    for secret in sorted(secrets, key=len, reverse=True):  # one may be the beginning of another
         if len(secret) >= _MIN_SECRET_CHARS:
             text = text.replace(secret, "***")
     if len(text) > MAX_DETAIL_CHARS:

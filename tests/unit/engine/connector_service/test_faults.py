@@ -237,6 +237,7 @@ async def test_failures_are_logged_and_counted() -> None:
 
 def test_messages_lose_secrets_and_their_middle() -> None:
     assert redacted("token s3cret, key abc", ["s3cret", "abc"]) == "token ***, key abc"
+    assert redacted("token s3cret-2", ["s3cret", "s3cret-2"]) == "token ***"
     long = redacted("begin" + "x" * 100_000 + "end", [])
     assert len(long) <= MAX_DETAIL_CHARS
     assert long.startswith("begin")
