@@ -57,11 +57,16 @@ class Api:
             ApiError: the answer is an error.
             OSError: there is none.
         """
-        with self._send(method, path, body, content_type, timeout_s) as answer:
-            raw = answer.read()
-            if answer.status >= HTTPStatus.BAD_REQUEST:
-                raise ApiError(f"{method} {path}", answer.status, raw)
-            return json.loads(raw) if answer.headers.get_content_type() == JSON else raw.decode()
+        deadline = time.monotonic() + timeout_s
+        while True:
+            with self._send(method, path, body, content_type, timeout_s) as answer:
+                raw = answer.read()
+                if answer.status == HTTPStatus.TOO_MANY_REQUESTS and time.monotonic() < deadline:
+                    time.sleep(1)  # the storage of a kind that is only just defined is not there yet
+                    continue
+                if answer.status >= HTTPStatus.BAD_REQUEST:
+                    raise ApiError(f"{method} {path}", answer.status, raw)
+                return json.loads(raw) if answer.headers.get_content_type() == JSON else raw.decode()
 
     def get(self, path: str) -> Object:
         answer: Object = self.request("GET", path)
