@@ -31,13 +31,15 @@ IDEMPOTENCY_KEY: Final = "idempotency_key"
 _ALIASES: Final = {"perretryuniquekey": IDEMPOTENCY_KEY, IDEMPOTENCY_KEY: IDEMPOTENCY_KEY}
 _BRACES: Final = r"\{\{\s*\.(?P<path>\w+(?:\.\w+)?)\s*\}\}"
 _PRINTF: Final = r"%\((?P<name>\w+)\)[sdifr]|(?P<percent>%%)"
-_KEPT: Final = r"(?P<kept>--[^\n]*|/\*.*?\*/|(?P<tag>\$\w*\$).*?(?P=tag)"
+_KEPT: Final = r"(?P<kept>--[^\n]*|/\*.*?(?:\*/|\Z)|(?<![\w$])(?P<tag>\$\w*\$).*?(?:(?P=tag)|\Z)"
+"""What is never closed goes to the end: else each beginning would be looked for an end in all that follows."""
+
 _ESCAPED: Final = r"(?P<escaped>\b[eE]'(?:[^'\\]|''|\\.)*')"
 _DOUBLE: Final = r"\"(?:[^\"]|\"\")*\""
 _BACKTICKS: Final = r"`(?:[^`]|``)*`"
 
 _PARENTHESES: Final = re.compile(
-    rf"'(?:[^'\\]|''|\\.)*'|{_DOUBLE}|--[^\n]*|/\*.*?\*/|(?P<values>\bVALUES\s*\()|(?P<parenthesis>[()])",
+    rf"'(?:[^'\\]|''|\\.)*'|{_DOUBLE}|--[^\n]*|/\*.*?(?:\*/|\Z)|(?P<values>\bVALUES\s*\()|(?P<parenthesis>[()])",
     re.IGNORECASE | re.DOTALL,
 )
 
@@ -191,7 +193,7 @@ class SqlTemplate(msgspec.Struct, frozen=True):
 
 def _plain(text: str) -> list[str | Slot]:
     """Text without placeholders; what looks like one that has another form is refused."""
-    found = re.search(r"\{\{\s*[.$].*?\}\}", text)
+    found = re.search(r"\{\{\s*[.$][^{\n]*?\}\}", text)
     if found is not None:
         raise BadTaskSpecificationError(f"placeholder '{found.group()}': {_KNOWN}")
     return [text] if text else []

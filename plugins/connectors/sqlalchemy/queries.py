@@ -21,7 +21,7 @@ from propfan.plugins.connectors.sqlalchemy import tables
 from propfan.plugins.connectors.sqlalchemy.databases import Database
 
 _READING: Final = re.compile(
-    r"(?:\s|\(|--[^\n]*\n|/\*.*?\*/)*(?:select|values|table|with)\b", re.IGNORECASE | re.DOTALL
+    r"(?:\s|\(|--[^\n]*\n|(?>/\*.*?\*/))*+(?:select|values|table|with)\b", re.IGNORECASE | re.DOTALL
 )
 _CHANGING: Final = re.compile(r"\b(?:insert|update|delete|merge|into)\b", re.IGNORECASE)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from datetime import UTC, datetime
 from typing import Any
 
@@ -125,3 +126,22 @@ def test_no_template_puts_a_value_into_sql_unquoted(text: str, syntax: Syntax) -
     for part in parts:
         if isinstance(part, str) and "SECRET" in part:
             assert '""`SECRET`""' in part or '"``SECRET``"' in part
+
+
+@pytest.mark.parametrize("syntax", [STANDARD, MYSQL, PRINTF])
+@pytest.mark.parametrize("begun", ["/* ", "$a$b", "$a", "{{ .", "'", "e'\\", "`", "values (", "%("])
+def test_what_is_begun_ever_again_is_read_once(begun: str, syntax: Syntax) -> None:
+    """With a look at the rest from each beginning this would take minutes, in which the service answers nobody."""
+    with contextlib.suppress(BadTaskSpecificationError):
+        SqlTemplate.parse(begun * 100_000, syntax).in_rows([{}])
+
+
+def test_different_dollar_quotes_that_never_end_are_read_once() -> None:
+    text = " ".join(f"$a{number}$" for number in range(100_000))
+    assert SqlTemplate.parse(text).filled({}) == [text]
+
+
+@pytest.mark.parametrize("text", ["v$session$x = {{.inputs.x}} $x", "a$b$ = {{.inputs.x}}$b$"])
+def test_dollars_within_names_quote_nothing(text: str) -> None:
+    before, _, after = text.partition("{{.inputs.x}}")
+    assert filled(text, x=1) == [f"<{before}>", 1, f"<{after}>"]

@@ -119,3 +119,10 @@ def test_declared_type_decides_where_the_value_does_not_tell(
 def test_value_without_a_parameter_is_refused_by_the_inputs_name(value: Any, problem: str) -> None:
     with pytest.raises(BadTaskSpecificationError, match=f"input 'x' {problem}"):
         query_parameters({"x": value}, {})
+
+
+@pytest.mark.parametrize("begun", ["/* ", "{{ .", "`", "'", '"""', "'''a", "#"])
+def test_what_is_begun_ever_again_is_read_once(begun: str) -> None:
+    """With a look at the rest from each beginning this would take minutes, in which the service answers nobody."""
+    statement = begun * 100_000
+    assert with_parameters(statement, {}) == statement

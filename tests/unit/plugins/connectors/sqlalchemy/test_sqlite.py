@@ -280,3 +280,13 @@ async def test_without_pyarrow_the_way_out_is_told(setup_ctx: ConnectorSetup, mo
     with pytest.raises(PermanentError, match=r"pip install 'propfan\[sqlalchemy\]'"):
         await done(setup_ctx, query("select 1", MEMORY, output=SCHEMA))
     assert (await done(setup_ctx, query("select 1", MEMORY, output=None))).phase == RemotePhase.SUCCEEDED
+
+
+async def test_comments_before_a_statement_are_read_once() -> None:
+    """Else their number is an exponent, and the whole process waits."""
+    comments = "/**/" * 1000
+    setup = connector_setup()
+    found = await SQLAlchemyConnector(setup).do(query(f"{comments} select 1 as one", MEMORY))
+    assert found.phase is RemotePhase.SUCCEEDED
+    found = await SQLAlchemyConnector(setup).do(query(f"{comments} nothing", MEMORY))
+    assert found.phase is RemotePhase.FAILED
