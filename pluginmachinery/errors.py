@@ -151,11 +151,13 @@ class TransientError(TaskError):
 
     Attributes:
         retry_after_s: Earliest sensible next try in seconds; 0 leaves it to the engine.
+        is_for_all: Whether all that is asked of the same endpoint shall wait for so long, or only this.
     """
 
-    def __init__(self, code: str, message: str, retry_after_s: float = 0.0) -> None:
+    def __init__(self, code: str, message: str, retry_after_s: float = 0.0, *, is_for_all: bool = True) -> None:
         super().__init__(code, message)
         self.retry_after_s = retry_after_s
+        self.is_for_all = is_for_all
 
 
 class UnansweredError(TransientError):

@@ -297,7 +297,7 @@ class Dispatcher:
             logger.warning(
                 "call failed", operation=operation.value, task_type=task_type, status=told.code.name, error=message
             )
-            raise CallError(told.code, message) from error
+            raise CallError(told.code, message, told.retry_after_s) from error
         else:
             self.metrics.succeeded(label, operation.value, anyio.current_time() - started_at)
 

@@ -39,13 +39,29 @@ HTTP_STATUSES: Final = {
 """As ``error_code`` of the metrics has them."""
 
 
-class CallError(Exception):
-    """How a call ends that does not end well."""
+MAX_RETRY_AFTER_S: Final = 86_400.0
 
-    def __init__(self, code: grpc.StatusCode, message: str) -> None:
+PUSHBACK: Final = "grpc-retry-pushback-ms"
+"""Of gRPC's own, in trailers: how long to wait before the call is made again."""
+
+
+class CallError(Exception):
+    """How a call ends that does not end well.
+
+    Attributes:
+        retry_after_s: When to ask again at the earliest, seconds; 0 leaves it to the caller.
+    """
+
+    def __init__(self, code: grpc.StatusCode, message: str, retry_after_s: float = 0.0) -> None:
         super().__init__(message)
         self.code = code
         self.message = message
+        self.retry_after_s = retry_after_s
+
+    def trailers(self) -> tuple[tuple[str, str], ...]:
+        """What goes with the status."""
+        wait_s = min(self.retry_after_s, MAX_RETRY_AFTER_S)
+        return ((PUSHBACK, str(int(wait_s * 1000))),) if wait_s > 0 else ()
 
 
 def call_error(error: Exception, doing: str) -> CallError:
@@ -60,7 +76,8 @@ def call_error(error: Exception, doing: str) -> CallError:
     if isinstance(error, ConnectorNotFoundError):
         return CallError(code, str(error))
     if isinstance(error, PropfanError):
-        return CallError(code, f"failed to {doing}: {error}")
+        retry_after_s = error.retry_after_s if isinstance(error, TransientError) else 0.0
+        return CallError(code, f"failed to {doing}: {error}", retry_after_s)
     return CallError(code, f"failed to {doing} with error:\n{type(error).__name__}: {error}{_where(error)}")
 
 

@@ -26,7 +26,7 @@ async def answer(method: Callable[[Q, float | None], Awaitable[A]], request: Q, 
 
 
 async def refuse(context: Context, error: CallError) -> NoReturn:
-    await context.abort(error.code, error.message)
+    await context.abort(error.code, error.message, error.trailers())
     raise AssertionError("abort raises")
 
 

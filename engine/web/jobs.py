@@ -180,7 +180,7 @@ class Jobs:
             answer = Answer(kind, await make())
         except Exception as error:  # noqa: BLE001 - whatever a plugin raises is this job's alone
             answer = Answer(kind, error=error)
-            if isinstance(error, TransientError) and error.retry_after_s > 0:
+            if isinstance(error, TransientError) and error.retry_after_s > 0 and error.is_for_all:
                 job.writes.pause(error.retry_after_s)
         self._answered(job, answer)
 
@@ -289,7 +289,8 @@ class Jobs:
             return
         job.busy = ""
         if isinstance(error, TransientError) and error.retry_after_s > 0:
-            job.reads.pause(error.retry_after_s)
+            if error.is_for_all:
+                job.reads.pause(error.retry_after_s)
             self._look_in(job, max(job.interval, timedelta(seconds=error.retry_after_s)))
             return
         job.answer = Answer("look", error=error)

@@ -31,7 +31,11 @@ _KEEPALIVE: Final = (
 _THROTTLED_S: Final = 10.0
 """Until the next call to a connector that has enough, and does not say for how long."""
 
+_LONGEST_PUSHBACK_S: Final = 600.0
+"""However long what is behind a connector wants to be left alone: it may be anything that a task has named."""
+
 _PUSHBACK: Final = "grpc-retry-pushback-ms"
+_MAX_DIGITS: Final = 12
 
 _REFUSED: Final = frozenset(
     {
@@ -178,7 +182,11 @@ class Channel:
             message = f"{what}: no answer within {limit_s:g} s; {self._path}.timeouts.{method} allows more"
             return UnansweredError(code, message)
         if code == "RESOURCE_EXHAUSTED":
-            return TransientError(code, f"{what}: {details}", _pushback_s(error.trailing_metadata()))
+            pushback_s = _pushback_s(error.trailing_metadata())
+            return TransientError(code, f"{what}: {details}", _THROTTLED_S if pushback_s is None else pushback_s)
+        if code == "UNAVAILABLE" and (pushback_s := _pushback_s(error.trailing_metadata())):
+            # The connector is there; what is behind it wants to be left alone by jobs of this kind.
+            return TransientError(code, f"{what}: {details}", min(pushback_s, _LONGEST_PUSHBACK_S), is_for_all=False)
         if code in ("UNAVAILABLE", "ABORTED", "CANCELLED") or any(sign in details for sign in _BROKEN):
             return self._unreachable(what, code, details)
         text = f"{code}: {details}" + (f" ({hint})" if (hint := _HINTS.get(code)) else "")
@@ -202,9 +210,9 @@ class Channel:
         return TransientError(UNREACHABLE, f"{what}: {code}: {details}{hint}")
 
 
-def _pushback_s(trailing: Any) -> float:
-    """What the connector asked for, in seconds."""
+def _pushback_s(trailing: Any) -> float | None:
+    """What the connector asked for, in seconds; ``None`` when it asked for nothing."""
     for key, value in trailing or ():
-        if key == _PUSHBACK and str(value).isdecimal():
+        if key == _PUSHBACK and len(value) < _MAX_DIGITS and str(value).isdecimal():
             return int(value) / 1000
-    return _THROTTLED_S
+    return None

@@ -43,6 +43,8 @@ ERRORS: Mapping[str, Exception] = {
     "bad-task": BadTaskSpecificationError("no such colour"),
     "permanent": PermanentError("QuotaGone", "the account is closed"),
     "transient": TransientError("", "try again"),
+    "busy": TransientError("", "the vendor throttles", 1.5),
+    "busy-for-ever": TransientError("", "the vendor throttles", float("inf")),
     "lookup": LookupError("no such region"),
     "unimplemented": NotImplementedError("not yet"),
     "timeout": TimeoutError("the library's own"),

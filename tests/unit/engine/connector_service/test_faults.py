@@ -74,6 +74,22 @@ async def test_what_a_connector_raises_is_a_status(error: str, code: grpc.Status
         assert (await status_of(client.create(greeting(fail={"do": error}))))[0] is code
 
 
+@pytest.mark.parametrize(
+    ("error", "trailers"),
+    [
+        ("busy", {"grpc-retry-pushback-ms": "1500"}),
+        ("busy-for-ever", {"grpc-retry-pushback-ms": "86400000"}),
+        ("transient", {}),
+    ],
+)
+async def test_when_to_ask_again_goes_with_the_status(error: str, trailers: dict[str, str]) -> None:
+    async with serving() as it:
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await it.client.create(job(fail={"create": error}))
+    assert caught.value.code() is Code.UNAVAILABLE
+    assert dict(caught.value.trailing_metadata() or ()) == trailers
+
+
 async def test_an_unknown_task_type_is_told_with_those_that_are_known() -> None:
     async with serving() as it:
         found = await status_of(it.client.create(task_template("spark")))

@@ -131,6 +131,29 @@ async def test_connector_that_wants_fewer_looks_is_asked_later_and_nothing_is_co
     assert status.outcome is Outcome.COMPLETED
 
 
+async def test_service_behind_a_connector_that_wants_to_be_left_alone_keeps_no_other_job_waiting() -> None:
+    service = Service()
+    service.answer(phase=PHASES.RUNNING)
+    busy = (("grpc-retry-pushback-ms", "9000"),)
+    service.fail("GetTask", grpc.StatusCode.UNAVAILABLE, "429 of the vendor", trailing_metadata=busy)
+    web = {"caching": {"resyncInterval": "5s", "maxSystemFailures": 0}}
+    async with (
+        serving(service) as server,
+        engine_at(server.endpoint, webApi=web, pollIntervals={"job": "1s"}) as engine,
+    ):
+        with anyio.fail_after(20):
+            first = await submit(engine, run_name="first")
+            await service.until(lambda: service.calls["GetTask"] == 1)
+            second = await submit(engine, run_name="second")
+            await service.until(lambda: len(service.looked_at) == 2)
+            service.answer(phase=PHASES.SUCCEEDED)
+            assert (await engine.wait(second)).outcome is Outcome.COMPLETED
+        looks = [each.resource_meta for each in service.requests if hasattr(each, "resource_meta")]
+        assert looks.count(looks[0]) == 1
+        with anyio.fail_after(20):
+            assert (await engine.wait(first)).outcome is Outcome.COMPLETED
+
+
 async def test_task_type_of_a_connector_that_starts_late_waits_for_it() -> None:
     service = Service()
     async with serving(service) as server:
