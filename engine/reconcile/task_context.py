@@ -22,9 +22,9 @@ from propfan.pluginmachinery.contexts import (
     IOPaths,
     ResourceConstraints,
     ResourceManager,
-    ScopedSecretManager,
     SecretManager,
     TaskExecutionMetadata,
+    secrets_of,
 )
 from propfan.pluginmachinery.errors import BadTaskSpecificationError, NotFoundError
 from propfan.pluginmachinery.kubernetes_plugin import CLUSTER_LABEL, Properties
@@ -207,8 +207,8 @@ class RoundContext:
 
     @property
     def secrets(self) -> SecretManager:
-        secrets, spec = self._ports.secrets, self.action.spec
-        return secrets.of(spec.project, spec.domain) if isinstance(secrets, ScopedSecretManager) else secrets
+        spec = self.action.spec
+        return secrets_of(self._ports.secrets, spec.project, spec.domain)
 
     @property
     def resources(self) -> ResourceManager:

@@ -10,7 +10,7 @@ import msgspec
 from flyteidl2.connector import connector_pb2
 from flyteidl2.core import execution_pb2, security_pb2, tasks_pb2
 
-from propfan.pluginmachinery.contexts import ResourceConstraints, ScopedSecretManager, SecretManager, TaskContext
+from propfan.pluginmachinery.contexts import ResourceConstraints, SecretManager, TaskContext, secrets_of
 from propfan.pluginmachinery.entries import SetupContext
 from propfan.pluginmachinery.errors import (
     CORRUPTED_PLUGIN_STATE,
@@ -212,8 +212,7 @@ class ConnectorPlugin:
 
     def _secrets_of(self, job: JobReference) -> SecretManager:
         """Those that the task of the job may have, as ``create`` had them from its context."""
-        secrets = self._secrets
-        return secrets.of(job.run_project, job.run_domain) if isinstance(secrets, ScopedSecretManager) else secrets
+        return secrets_of(self._secrets, job.run_project, job.run_domain)
 
 
 async def _connection(names: wire.ConnectionNames, secrets: SecretManager) -> security_pb2.Connection | None:
