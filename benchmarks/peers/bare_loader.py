@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
+from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,8 @@ class Loader:
         self._api = api
         self._told = told
         self._phases: dict[str, str] = {}
+        self._turns: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
+        """Of the writes for one task: the last word must not be overtaken."""
 
     async def run(self) -> None:
         async with asyncio.TaskGroup() as self._tasks:
@@ -49,11 +52,12 @@ class Loader:
             self._tasks.create_task(self._write(f"{self._told.tasks}/{name}", phase))
 
     async def _write(self, task: str, phase: str) -> None:
-        status = self._told.running if phase == "Running" else self._told.ended
-        await self._api.call("PATCH", f"{task}/status", {"status": status})
-        if phase == "Succeeded":
-            last = {"labels": self._told.last_labels(), "finalizers": None}
-            await self._api.call("PATCH", task, {"metadata": last})
+        async with self._turns[task]:
+            status = self._told.running if phase == "Running" else self._told.ended
+            await self._api.call("PATCH", f"{task}/status", {"status": status})
+            if phase == "Succeeded":
+                last = {"labels": self._told.last_labels(), "finalizers": None}
+                await self._api.call("PATCH", task, {"metadata": last})
 
 
 async def main(file: Path) -> None:
