@@ -33,7 +33,6 @@ MAX_UNSENT: Final = 64
 """Events a task keeps while the sink is down; of the oldest, those that are not final go first."""
 
 _LINGER_TURNS: Final = 20
-_LINGER_WRITES: Final = 2
 _LONGEST_LINGER: Final = timedelta(seconds=2)
 
 _PENDING: Final = frozenset({Phase.NOT_READY, Phase.QUEUED, Phase.INITIALIZING})
@@ -111,9 +110,8 @@ class Publisher:
         that there is an object now. On the way to run there is no hurry: see ``_PENDING_LINGERS``.
         """
         now = self._clock.now()
-        # Changes follow one another by some turns of the loop and some answers of the server, which are long under load.
-        turns, answers = self._timers.late_by * _LINGER_TURNS, timedelta(seconds=self._write_s * _LINGER_WRITES)
-        linger = max(self._linger, min(max(turns, answers), _LONGEST_LINGER))
+        # Changes follow one another by some turns of the loop, which are long under load.
+        linger = max(self._linger, min(self._timers.late_by * _LINGER_TURNS, _LONGEST_LINGER))
         is_quiet = live.written_at is not None and now - live.written_at >= linger
         # Of an object the name is known beforehand, so what was not written down is found again; of a job it is not.
         is_pending = live.object is not None and live.state.phase in _PENDING

@@ -129,7 +129,7 @@ class Webhook:
                 await anyio.sleep(_AGAIN_S)
                 continue
             if identity != self._shown:
-                await anyio.to_thread.run_sync(_load, context, identity)
+                _load(context, identity)
                 self._shown = identity
             return identity.authority
 
@@ -153,7 +153,7 @@ class Webhook:
                 logger.warning("the webhook's registration can not be checked", error=str(error))
                 continue
             if identity != self._shown:
-                await anyio.to_thread.run_sync(_load, context, identity)
+                _load(context, identity)
                 self._shown = identity
 
     # -- Pages -------------------------------------------------------------------------------------
@@ -202,7 +202,10 @@ def _token(config: WebhookSection) -> bytes:
 
 
 def _load(context: ssl.SSLContext, identity: Identity) -> None:
-    """New connections see it. The ssl module reads files only: they exist for a moment, for this user alone."""
+    """New connections see it. The ssl module reads files only: they exist for a moment, for this user alone.
+
+    Not in a thread: a connection that begins between the certificate and its key would have no use for either.
+    """
     with tempfile.TemporaryDirectory(prefix="propfan-webhook-") as folder:
         certificate, key = Path(folder, "tls.crt"), Path(folder, "tls.key")
         certificate.write_bytes(identity.certificate)
