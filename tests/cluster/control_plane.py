@@ -391,7 +391,13 @@ def is_healthy(url: str) -> bool:
 
 
 def _node(name: str) -> Object:
-    resources = {"cpu": "1000", "memory": "400Ti", "ephemeral-storage": "16Ti", "pods": "100000", "nvidia.com/gpu": "64"}
+    resources = {
+        "cpu": "1000",
+        "memory": "400Ti",
+        "ephemeral-storage": "16Ti",
+        "pods": "100000",
+        "nvidia.com/gpu": "64",
+    }
     labels = {
         "kubernetes.io/hostname": name,
         "kubernetes.io/os": "linux",
