@@ -57,7 +57,7 @@ def run(*, quick: bool) -> Report:
         _targets(sizes, crowd, recovery),
         [
             "durable: a mark is written before each creation, and the answer after it, in SQLite (WAL)",
-            "memory: the embedded cluster keeps up to 32 MiB of past versions of its objects for watches",
+            "memory: the embedded cluster keeps up to 24 MiB of past versions of its objects for watches",
         ],
     )
 

@@ -24,7 +24,7 @@ from propfan.pluginmachinery.errors import ExpiredError
 MAX_CHANGES: Final = 20_000
 """Changes of one kind that are kept; an API server keeps up to 102,400 of them in its cache."""
 
-MAX_CHANGES_BYTES: Final = 32 * 2**20
+MAX_CHANGES_BYTES: Final = 24 * 2**20
 """Together with the objects in them, most of which the store no longer holds itself."""
 
 MAX_BATCH: Final = 2_000
